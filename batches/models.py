@@ -1,0 +1,147 @@
+"""Queued work as PostgreSQL keeps it.
+
+A batch is what a client submitted; a chunk is the unit of claim, retry and commit. Which state follows which is the
+table TRANSITIONS; every change of state is one UPDATE with the old state in its WHERE clause.
+"""
+
+from typing import ClassVar
+
+from django.db import models
+
+
+class BatchJob(models.Model):
+    """What one client submitted at once, for one model."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued", "queued"  # stored; held until released_at is set, then waiting for a worker
+        PROCESSING = "processing", "processing"  # a worker has claimed at least one of its chunks
+        COMPLETED = "completed", "completed"  # every text has an outcome, at least one of them a vector
+        FAILED = "failed", "failed"  # every text has an outcome, none of them a vector
+        CANCELLED = "cancelled", "cancelled"  # by the client or an operator; what was finished is kept
+        EXPIRED = "expired", "expired"  # BULK_EXPIRY passed; what was finished is kept
+
+    ACTIVE: ClassVar = (State.QUEUED, State.PROCESSING)
+    ENDED: ClassVar = (State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED)
+    TRANSITIONS: ClassVar[dict[str, tuple[str, ...]]] = {
+        State.QUEUED: (State.PROCESSING, State.CANCELLED, State.EXPIRED),
+        State.PROCESSING: (State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED),
+        State.COMPLETED: (State.QUEUED,),  # retry of the failed texts
+        State.FAILED: (State.QUEUED,),
+        State.EXPIRED: (State.QUEUED,),
+        State.CANCELLED: (),
+    }
+
+    batch_id = models.CharField(max_length=128, unique=True)
+    client = models.CharField(max_length=100, blank=True)
+    model = models.CharField(max_length=64)
+    pattern = models.CharField(max_length=16)
+    state = models.CharField(max_length=12, choices=State, default=State.QUEUED)
+    priority = models.PositiveSmallIntegerField(default=5)  # 0 to 9; 9 goes first
+    input_type = models.CharField(max_length=8, blank=True)
+    client_metadata = models.JSONField(default=dict)
+    request_id = models.CharField(max_length=64)
+    idempotency_key = models.CharField(max_length=255, null=True, blank=True)
+    body_digest = models.CharField(max_length=64, blank=True)
+
+    total = models.PositiveIntegerField()
+    completed = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+
+    queued_at = models.DateTimeField()
+    released_at = models.DateTimeField(null=True, blank=True)
+    # Not before this time: an open breaker or a pause postpones the whole batch and burns no attempts.
+    available_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField()
+    # What was promised at submission; its error is a metric.
+    estimated_completion = models.DateTimeField(null=True, blank=True)
+    # Texts and vectors are gone, by DELETE or by RESULT_RETENTION; the record stays.
+    purged_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(
+                fields=["model", "state", "released_at"], name="batch_active",
+                condition=models.Q(state__in=["queued", "processing"]),
+            ),
+            models.Index(fields=["-queued_at", "-id"], name="batch_queued_at"),
+            models.Index(fields=["client", "-queued_at"], name="batch_client"),
+            models.Index(fields=["model", "finished_at"], name="batch_finished"),
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["client", "idempotency_key"], name="batch_idempotency",
+                condition=models.Q(idempotency_key__isnull=False),
+            ),
+            models.CheckConstraint(
+                condition=models.Q(total__gte=models.F("completed") + models.F("failed")), name="batch_counts_fit",
+            ),
+        ]
+        verbose_name = "batch"
+        verbose_name_plural = "batches"
+
+    def __str__(self) -> str:
+        return self.batch_id
+
+
+class BatchChunk(models.Model):
+    """At most BULK_BATCH_SIZE texts of one batch, in order."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "waiting"  # may be claimed once available_at has passed
+        CLAIMED = "claimed", "claimed"  # a worker holds it until lease_until; after that anyone may claim it
+        DONE = "done", "done"  # each of its texts has a vector or an error
+        DROPPED = "dropped", "dropped"  # its batch was cancelled or expired first
+
+    batch = models.ForeignKey(BatchJob, on_delete=models.CASCADE, related_name="chunks")
+    number = models.PositiveIntegerField()  # from 0
+    first = models.PositiveIntegerField()  # position of its first text within the batch
+    size = models.PositiveIntegerField()
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    available_at = models.DateTimeField()
+    lease_token = models.UUIDField(null=True, blank=True)
+    lease_owner = models.CharField(max_length=100, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    # JSON list of `size` strings; null after a purge.
+    texts = models.JSONField(null=True)
+    # size x dimensions float32, little-endian, rows in order; a failed text's row is zeros.
+    vectors = models.BinaryField(null=True)
+    dimensions = models.PositiveIntegerField(null=True)
+    # {"position within the chunk": {"code", "detail"}}
+    errors = models.JSONField(default=dict)
+    endpoint = models.CharField(max_length=300, blank=True)
+    upstream_model = models.CharField(max_length=200, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(
+                fields=["batch", "number"], name="chunk_unfinished",
+                condition=models.Q(state__in=["waiting", "claimed"]),
+            ),
+            models.Index(fields=["lease_owner"], name="chunk_owner", condition=models.Q(state="claimed")),
+        ]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["batch", "number"], name="chunk_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.batch_id}/{self.number}"
+
+
+class WorkerHeartbeat(models.Model):
+    """A worker or scheduler process, as it last said it was alive (PostgreSQL's clock)."""
+
+    name = models.CharField(max_length=100, primary_key=True)
+    kind = models.CharField(max_length=12)  # worker or scheduler
+    host = models.CharField(max_length=100)
+    pid = models.PositiveIntegerField()
+    started_at = models.DateTimeField()
+    seen_at = models.DateTimeField()
+    batch_id = models.CharField(max_length=128, blank=True)
+    chunks_in_flight = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name

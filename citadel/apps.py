@@ -1,0 +1,9 @@
+"""The composition root and quickstart."""
+
+from django.apps import AppConfig
+
+
+class CitadelConfig(AppConfig):
+    """Ties integrations and batches together."""
+
+    name = "citadel"

@@ -1,0 +1,234 @@
+"""Every setting of Citadel, read from the environment; docs/settings.md explains each one."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+# --- The process ---------------------------------------------------------------------------------------------------
+
+DEBUG: bool = env.bool("DEBUG", default=False)
+# Without a key each start makes its own: sessions then end with the process, and two web processes do not share them.
+SECRET_KEY: str = env.str("SECRET_KEY", default="") or secrets.token_urlsafe(50)
+ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+TIME_ZONE: str = env.str("TIME_ZONE", default="UTC")
+USE_TZ = True
+LANGUAGE_CODE = "en-us"
+LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO")
+# Where a web process keeps the last good configuration for a start without PostgreSQL (mode 0600).
+STATE_DIR: Path = Path(env.str("CITADEL_STATE_DIR", default=str(BASE_DIR / ".citadel")))
+
+# --- PostgreSQL and Redis ------------------------------------------------------------------------------------------
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.db_url("DATABASE_URL", default="postgresql://postgres@127.0.0.1:5432/citadel"),
+}
+if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
+    raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: postgresql://user@host:5432/name")
+DATABASES["default"]["OPTIONS"] = {"connect_timeout": 5, **DATABASES["default"].get("OPTIONS", {})}
+DATABASES["default"]["CONN_MAX_AGE"] = env.int("DATABASE_CONN_MAX_AGE", default=60)
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL: str = env.str("REDIS_URL", default="redis://127.0.0.1:6379/0")
+REDIS_TIMEOUT: float = env.float("REDIS_TIMEOUT", default=1.0)
+RQ_QUEUES: dict[str, dict[str, Any]] = {
+    name: {
+        "URL": REDIS_URL,
+        "SERIALIZER": "rq.serializers.JSONSerializer",
+        "QUEUE_CLASS": "batches.queues.BatchQueue",
+        "DEFAULT_TIMEOUT": 3600,
+        "DEFAULT_RESULT_TTL": 0,
+    }
+    for name in ("batch_queue", "batch_helpers")
+}
+RQ: dict[str, Any] = {"COMMIT_MODE": "auto", "WORKER_CLASS": "batches.queues.BatchWorker"}
+
+# --- Settings of the patterns: defaults that an assignment may override in the admin --------------------------------
+
+REAL_TIME_TIMEOUT: float = env.float("REAL_TIME_TIMEOUT", default=30.0)
+HYBRID_URGENT_THRESHOLD: int = env.int("HYBRID_URGENT_THRESHOLD", default=5)
+BULK_BATCH_SIZE: int = env.int("BULK_BATCH_SIZE", default=100)
+BULK_PROCESSING_INTERVAL: float = env.float("BULK_PROCESSING_INTERVAL", default=300.0)
+PATTERN_RETRY_ATTEMPTS: int = env.int("PATTERN_RETRY_ATTEMPTS", default=3)
+PATTERN_CIRCUIT_BREAKER_THRESHOLD: int = env.int("PATTERN_CIRCUIT_BREAKER_THRESHOLD", default=10)
+CONNECT_TIMEOUT: float = env.float("CONNECT_TIMEOUT", default=2.0)
+# 0 means a third of the deadline: a silent first endpoint leaves time for two more.
+ATTEMPT_TIMEOUT: float = env.float("ATTEMPT_TIMEOUT", default=0.0)
+BULK_TIMEOUT: float = env.float("BULK_TIMEOUT", default=120.0)
+BREAKER_RESET_TIMEOUT: float = env.float("BREAKER_RESET_TIMEOUT", default=30.0)
+BREAKER_RESET_TIMEOUT_MAX: float = env.float("BREAKER_RESET_TIMEOUT_MAX", default=300.0)
+RETRY_BUDGET_PERCENT: float = env.float("RETRY_BUDGET_PERCENT", default=20.0)
+RETRY_BUDGET_MINIMUM: int = env.int("RETRY_BUDGET_MINIMUM", default=10)
+RETRY_BACKOFF: float = env.float("RETRY_BACKOFF", default=0.1)
+ENDPOINT_MAX_IN_FLIGHT: int = env.int("ENDPOINT_MAX_IN_FLIGHT", default=100)
+MAX_UPSTREAM_BYTES: int = env.int("MAX_UPSTREAM_BYTES", default=64 * 2**20)
+
+# --- What a client may send ----------------------------------------------------------------------------------------
+
+LIVE_MAX_TEXTS: int = env.int("LIVE_MAX_TEXTS", default=256)
+QUEUED_MAX_TEXTS: int = env.int("QUEUED_MAX_TEXTS", default=10_000)
+MAX_BATCH_TEXTS: int = env.int("MAX_BATCH_TEXTS", default=1_000_000)
+MAX_TEXT_BYTES: int = env.int("MAX_TEXT_BYTES", default=256 * 2**10)
+MAX_JSON_BODY_BYTES: int = env.int("MAX_JSON_BODY_BYTES", default=16 * 2**20)
+MAX_NDJSON_BODY_BYTES: int = env.int("MAX_NDJSON_BODY_BYTES", default=4 * 2**30)
+BODY_READ_TIMEOUT: float = env.float("BODY_READ_TIMEOUT", default=30.0)
+DATA_UPLOAD_MAX_MEMORY_SIZE = None  # the door bounds every body before Django sees it
+
+# --- Queued work ---------------------------------------------------------------------------------------------------
+
+MAX_WAITING_TEXTS: int = env.int("MAX_WAITING_TEXTS", default=5_000_000)
+BULK_EXPIRY: float = env.float("BULK_EXPIRY", default=24 * 3600.0)
+BULK_SLICE: float = env.float("BULK_SLICE", default=5.0)
+BULK_CALLS_IN_FLIGHT: int = env.int("BULK_CALLS_IN_FLIGHT", default=4)
+BULK_PRIOR_TEXTS_PER_SECOND: float = env.float("BULK_PRIOR_TEXTS_PER_SECOND", default=100.0)
+CHUNK_LEASE: float = env.float("CHUNK_LEASE", default=10.0)
+CHUNK_MAX_ATTEMPTS: int = env.int("CHUNK_MAX_ATTEMPTS", default=5)
+CHUNK_BACKOFF: float = env.float("CHUNK_BACKOFF", default=2.0)
+CHUNK_BACKOFF_MAX: float = env.float("CHUNK_BACKOFF_MAX", default=120.0)
+IDEMPOTENCY_WINDOW: float = env.float("IDEMPOTENCY_WINDOW", default=24 * 3600.0)
+RESULT_RETENTION: float = env.float("RESULT_RETENTION", default=30 * 86400.0)
+SCHEDULER_INTERVAL: float = env.float("SCHEDULER_INTERVAL", default=1.0)
+WORKER_HEARTBEAT_INTERVAL: float = env.float("WORKER_HEARTBEAT_INTERVAL", default=2.0)
+WORKER_STOP_TIMEOUT: float = env.float("WORKER_STOP_TIMEOUT", default=5.0)
+
+# --- Configuration, records, access --------------------------------------------------------------------------------
+
+SNAPSHOT_POLL_INTERVAL: float = env.float("SNAPSHOT_POLL_INTERVAL", default=0.25)
+RECORD_BUFFER_SIZE: int = env.int("RECORD_BUFFER_SIZE", default=50_000)
+RECORD_FLUSH_INTERVAL: float = env.float("RECORD_FLUSH_INTERVAL", default=0.1)
+RECORD_FLUSH_ROWS: int = env.int("RECORD_FLUSH_ROWS", default=500)
+CALL_RECORD_RETENTION: float = env.float("CALL_RECORD_RETENTION", default=30 * 86400.0)
+
+CITADEL_ANONYMOUS_SCOPES: list[str] = env.list("CITADEL_ANONYMOUS_SCOPES", default=[])
+
+# The nine models of the user's card. A comma separates the replicas of one model, in order of preference.
+SEED_ENDPOINTS: dict[str, list[str]] = {
+    slug: env.list(f"{slug.upper()}_ENDPOINT", default=[])
+    for slug in ("phi3", "general", "openchat", "hermes", "mixtral", "yi34", "deepcoder", "imp", "deepseek")
+}
+# ollama, openai or tei: what the seeded endpoints speak; each may name its own as {slug}_PROTOCOL.
+SEED_PROTOCOLS: dict[str, str] = {
+    slug: env.str(f"{slug.upper()}_PROTOCOL", default=env.str("SEED_PROTOCOL", default="ollama"))
+    for slug in SEED_ENDPOINTS
+}
+
+# --- Django --------------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_rq",
+    "integrations",
+    "batches",
+    "citadel",
+]
+MIDDLEWARE = [
+    "integrations.api.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "citadel.urls"
+ASGI_APPLICATION = "citadel.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_REDIRECT_URL = "/admin/"
+STATIC_URL = "/static/"
+STATIC_ROOT = STATE_DIR / "static"
+# Static files come from the packages themselves: no collectstatic step on the way to a first answer.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["integrations.api.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["integrations.api.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["integrations.api.renderers.OrjsonRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "integrations.api.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Citadel",
+    "DESCRIPTION": "Embeddings from your own model servers: live, or queued.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": [],
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+UNFOLD: dict[str, Any] = {"SITE_TITLE": "Citadel", "SITE_HEADER": "Citadel"}
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"request_id": {"()": "integrations.logs.RequestIdFilter"}},
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "format": "%(asctime)s %(levelname)s %(name)s %(message)s %(request_id)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        },
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["request_id"]},
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"django.server": {"handlers": ["stderr"], "level": LOG_LEVEL, "propagate": False}},
+}
+
+# --- Safety in production ------------------------------------------------------------------------------------------
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Behind TLS set CITADEL_HTTPS=true; the bundled nginx sample sends X-Forwarded-Proto.
+HTTPS: bool = env.bool("CITADEL_HTTPS", default=False)
+if HTTPS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+    SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [re.escape("health/")]
+    SECURE_HSTS_SECONDS = 31_536_000
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = True

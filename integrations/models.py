@@ -1,0 +1,272 @@
+"""The configuration, the record of calls and the operators' trail, as PostgreSQL keeps them.
+
+The live path never reads these rows: it reads integrations.snapshot. Every write of an operator goes through
+integrations.operations, which validates, audits and bumps ConfigVersion in one transaction.
+"""
+
+from typing import Any, ClassVar
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+
+from integrations import rules
+
+SLUG = RegexValidator(r"\A[A-Za-z0-9_-]+\Z", "Use letters, digits, hyphen and underscore.")
+
+
+class ConfigVersion(models.Model):
+    """One row; its number grows with each change, and every process watches it."""
+
+    version = models.BigIntegerField(default=1)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints: ClassVar = [models.CheckConstraint(condition=models.Q(id=1), name="config_version_one_row")]
+
+
+class ModelConfig(models.Model):
+    """A model as clients know it."""
+
+    class Truncate(models.TextChoices):
+        ERROR = "error", "refuse texts over the model's context"
+        END = "end", "cut the end of texts over the model's context"
+
+    slug = models.CharField(max_length=64, unique=True, validators=[SLUG, rules.not_reserved])
+    enabled = models.BooleanField(default=True)
+    draining = models.BooleanField(default=False, help_text="Maintenance: live calls are refused, queued work waits.")
+    drain_reason = models.CharField(max_length=200, blank=True)
+    upstream_model = models.CharField(max_length=200, help_text="The servers' own name for it.")
+    dimensions = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Length of a vector. Empty: not checked against a fixed number."
+    )
+    embedding_space = models.CharField(
+        max_length=100, blank=True, help_text="Models with the same space give comparable vectors; needed for a fallback."
+    )
+    query_prefix = models.CharField(max_length=200, blank=True)
+    passage_prefix = models.CharField(max_length=200, blank=True)
+    normalise = models.BooleanField(default=True, help_text="Ask for vectors of length 1 where the protocol can.")
+    truncate = models.CharField(max_length=8, choices=Truncate, default=Truncate.ERROR)
+    fallbacks = models.ManyToManyField(
+        "self", symmetrical=False, blank=True, help_text="Models of the same embedding space to ask when this one cannot."
+    )
+    max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")
+
+    class Meta:
+        ordering: ClassVar = ["slug"]
+        verbose_name = "model"
+
+    def __str__(self) -> str:
+        return self.slug
+
+    def clean(self) -> None:
+        """Refuse a slug that differs from another only by case: two models would share one address for people."""
+        rules.check_slug_free(self)
+
+
+class Endpoint(models.Model):
+    """One base URL that serves a model."""
+
+    class Protocol(models.TextChoices):
+        OLLAMA = "ollama", "Ollama (/api/embed)"
+        OPENAI = "openai", "OpenAI (/v1/embeddings)"
+        TEI = "tei", "TEI (/embed)"
+
+    model = models.ForeignKey(ModelConfig, on_delete=models.CASCADE, related_name="endpoints")
+    position = models.PositiveSmallIntegerField(default=0, help_text="Lower is asked first.")
+    url = models.CharField(max_length=300, validators=[rules.endpoint_url])
+    protocol = models.CharField(max_length=16, choices=Protocol, default=Protocol.OLLAMA)
+    enabled = models.BooleanField(default=True)
+    upstream_model = models.CharField(max_length=200, blank=True, help_text="Empty: the model's.")
+    max_batch = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Texts in one call. Empty: the protocol's."
+    )
+    max_in_flight = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Calls at once. Empty: ENDPOINT_MAX_IN_FLIGHT."
+    )
+    auth_header = models.CharField(max_length=64, default="Authorization", blank=True)
+    auth_env = models.CharField(
+        max_length=100, blank=True, help_text="Name of the environment variable that holds the header's whole value."
+    )
+    ca_file = models.CharField(max_length=300, blank=True, help_text="PEM file of the authority that signed its certificate.")
+    # The operator's own state of the breaker. It holds until reset, or until the time given.
+    forced_open = models.BooleanField(default=False)
+    forced_reason = models.CharField(max_length=200, blank=True)
+    forced_by = models.CharField(max_length=150, blank=True)
+    forced_at = models.DateTimeField(null=True, blank=True)
+    forced_until = models.DateTimeField(null=True, blank=True)
+    # Grows with each reset by hand: a process that sees it grow forgets the failures it has counted.
+    breaker_epoch = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering: ClassVar = ["model_id", "position", "id"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["model", "url"], name="endpoint_once_a_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.url}"
+
+
+class PatternAssignment(models.Model):
+    """Binds a pattern to a model; empty fields take the pattern's defaults from the settings."""
+
+    class Pattern(models.TextChoices):
+        REAL_TIME = "real_time", "real_time"
+        HYBRID = "hybrid", "hybrid"
+        BULK_ONLY = "bulk_only", "bulk_only"
+
+    model = models.ForeignKey(ModelConfig, on_delete=models.CASCADE, related_name="assignments")
+    pattern = models.CharField(max_length=16, choices=Pattern)
+    position = models.PositiveSmallIntegerField(default=0, help_text="The first that accepts a request answers it.")
+    deadline = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1), MaxValueValidator(3600)])
+    connect_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.05)])
+    attempt_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.05)])
+    retry_attempts = models.PositiveSmallIntegerField(null=True, blank=True)
+    breaker_threshold = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    breaker_reset_timeout = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0.1)])
+    urgent_threshold = models.PositiveIntegerField(null=True, blank=True)
+    batch_size = models.PositiveIntegerField(null=True, blank=True, validators=[MinValueValidator(1)])
+    processing_interval = models.FloatField(null=True, blank=True, validators=[MinValueValidator(0)])
+
+    class Meta:
+        ordering: ClassVar = ["model_id", "position", "id"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["model", "pattern"], name="pattern_once_a_model")]
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.pattern}"
+
+
+class ApiKey(models.Model):
+    """What a client shows. The key itself is never stored: 256 random bits need no slow hash, SHA-256 is enough."""
+
+    class Scope(models.TextChoices):
+        EMBED = "embed", "embed: live calls"
+        BATCH = "batch", "batch: queued work and its results"
+        READ = "read", "read: status and metrics"
+        OPERATE = "operate", "operate: drills"
+
+    client = models.CharField(max_length=100, help_text="Who uses it; batches belong to this name.")
+    prefix = models.CharField(max_length=12, unique=True, help_text="The first characters, to tell keys apart.")
+    hash = models.CharField(max_length=64, unique=True)
+    scopes = ArrayField(models.CharField(max_length=16, choices=Scope), default=list)
+    enabled = models.BooleanField(default=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["client", "id"]
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"{self.client} ({self.prefix}…)"
+
+
+class CallRecord(models.Model):
+    """One call: a client's live request, a submission, or one upstream call made for the queue."""
+
+    started_at = models.DateTimeField()
+    request_id = models.CharField(max_length=64)
+    client = models.CharField(max_length=100, blank=True)
+    model = models.CharField(max_length=64)
+    pattern = models.CharField(max_length=16)
+    mode = models.CharField(max_length=8)  # live, queued (a submission) or bulk (a call for the queue)
+    code = models.CharField(max_length=32)  # "ok" or the error's code
+    duration_ms = models.FloatField()
+    texts = models.PositiveIntegerField()
+    endpoint = models.CharField(max_length=300, blank=True)
+    failover_from = models.CharField(max_length=300, blank=True)
+    # [{"endpoint", "outcome", "ms"}], in the order they were made.
+    attempts = models.JSONField(default=list)
+    batch_id = models.CharField(max_length=128, blank=True)
+
+    class Meta:
+        indexes: ClassVar = [
+            models.Index(fields=["-started_at"], name="call_started"),
+            models.Index(fields=["request_id"], name="call_request"),
+            models.Index(fields=["model", "-started_at"], name="call_model_started"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.request_id} {self.model} {self.code}"
+
+
+class CallStats(models.Model):
+    """Rollup: what happened in one stretch of time, by model, pattern, mode, endpoint and code."""
+
+    class Width(models.TextChoices):
+        MINUTE = "minute", "minute"
+        HOUR = "hour", "hour"  # minutes are folded into hours after 2 days
+        DAY = "day", "day"  # hours are folded into days after 90 days
+        TOTAL = "total", "total"  # since ever: the counters of /metrics
+
+    class Kind(models.TextChoices):
+        CALL = "call", "call"  # a whole call; endpoint is the one that answered
+        ATTEMPT = "attempt", "attempt"  # one exchange with one endpoint
+
+    width = models.CharField(max_length=8, choices=Width)
+    bucket = models.DateTimeField()
+    kind = models.CharField(max_length=8, choices=Kind)
+    model = models.CharField(max_length=64)
+    pattern = models.CharField(max_length=16)
+    mode = models.CharField(max_length=8)
+    endpoint = models.CharField(max_length=300, blank=True)
+    code = models.CharField(max_length=32)
+    count = models.BigIntegerField(default=0)
+    texts = models.BigIntegerField(default=0)
+    retries = models.BigIntegerField(default=0)
+    failovers = models.BigIntegerField(default=0)
+    total_ms = models.FloatField(default=0)
+    # Calls by duration: integrations.histogram says where each place begins.
+    histogram = ArrayField(models.BigIntegerField())
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["width", "bucket", "kind", "model", "pattern", "mode", "endpoint", "code"],
+                name="call_stats_key",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.width} {self.bucket:%F %T} {self.model} {self.code}"
+
+
+class BreakerEvent(models.Model):
+    """A breaker went from one state to another."""
+
+    at = models.DateTimeField()
+    endpoint = models.ForeignKey(Endpoint, null=True, on_delete=models.SET_NULL, related_name="breaker_events")
+    model = models.CharField(max_length=64)
+    url = models.CharField(max_length=300)
+    from_state = models.CharField(max_length=16)
+    to_state = models.CharField(max_length=16)
+    reason = models.CharField(max_length=300, blank=True)
+    actor = models.CharField(max_length=150, blank=True, help_text="Empty: Citadel itself.")
+    until = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-at", "-id"]
+        indexes: ClassVar = [models.Index(fields=["model", "-at"], name="breaker_model_at")]
+
+    def __str__(self) -> str:
+        return f"{self.url}: {self.from_state} -> {self.to_state}"
+
+
+class AuditEntry(models.Model):
+    """One write of an operator. Nobody may edit it."""
+
+    at = models.DateTimeField(auto_now_add=True)
+    actor = models.CharField(max_length=150)
+    action = models.CharField(max_length=64)
+    model = models.CharField(max_length=64, blank=True)
+    target = models.CharField(max_length=300, blank=True)
+    before: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True)
+    after: "models.JSONField[Any, Any]" = models.JSONField(null=True, blank=True)
+    reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["-at", "-id"]
+        indexes: ClassVar = [models.Index(fields=["model", "-at"], name="audit_model_at")]
+        verbose_name_plural = "audit entries"
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.action} {self.target}"
