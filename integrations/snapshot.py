@@ -1,155 +1,42 @@
 """The configuration as frozen values, swapped whole.
 
 A process never reads the configuration's tables on the way of a call: it reads `current()`. A thread asks every
-SNAPSHOT_POLL_INTERVAL (250 ms) whether ConfigVersion has grown, so that an edit, a trip or a reset is acted upon in every
-process within a second, with no message that could be lost. While PostgreSQL is away the last snapshot stays; a web
+SNAPSHOT_POLL_INTERVAL (250 ms) whether ConfigVersion has grown, so that an edit, a trip or a reset is acted upon in
+every process within a second, with no message that could be lost. While PostgreSQL is away the last snapshot stays; a web
 process that starts without it takes the last good one from a file.
 """
 
-import hashlib
 import logging
-import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.models import F, Prefetch
 
-from integrations import models
-from integrations.errors import ModelDisabled, ModelNotFound, NotReady
+from integrations import models, snapshot_file
+from integrations.errors import NotReady
+from integrations.values import Assignment, Endpoint, Forced, Key, Model, Snapshot, hash_key
+
+__all__ = [
+    "Assignment",
+    "Endpoint",
+    "Forced",
+    "Key",
+    "Model",
+    "Snapshot",
+    "bump",
+    "current",
+    "hash_key",
+    "load",
+    "on_change",
+    "peek",
+    "start_watcher",
+    "stop_watcher",
+]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forced:
-    """An operator has opened the breaker."""
-
-    reason: str
-    by: str
-    at: datetime | None
-    until: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """One base URL that serves a model, every default filled in."""
-
-    id: int
-    model: str
-    url: str
-    protocol: str
-    upstream_model: str
-    max_batch: int | None
-    max_in_flight: int
-    auth_header: str
-    auth_env: str
-    ca_file: str
-    breaker_epoch: int
-    forced: Forced | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """A pattern of a model, every default filled in. Times in seconds."""
-
-    pattern: str
-    deadline: float
-    connect_timeout: float
-    attempt_timeout: float
-    retry_attempts: int
-    breaker_threshold: int
-    breaker_reset_timeout: float
-    urgent_threshold: int
-    batch_size: int
-    processing_interval: float
-
-    @property
-    def queues(self) -> bool:
-        """Whether this pattern can put work in the queue."""
-        return self.pattern != "real_time"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A model; `endpoints` holds the enabled ones, in order of preference."""
-
-    slug: str
-    enabled: bool
-    draining: bool
-    drain_reason: str
-    upstream_model: str
-    dimensions: int | None
-    embedding_space: str
-    query_prefix: str
-    passage_prefix: str
-    normalise: bool
-    truncate: str
-    max_waiting_texts: int
-    endpoints: tuple[Endpoint, ...]
-    assignments: tuple[Assignment, ...]
-    fallbacks: tuple[str, ...]
-
-    def prefix(self, input_type: str) -> str:
-        """What goes before each text of this input type."""
-        return {"query": self.query_prefix, "passage": self.passage_prefix}.get(input_type, "")
-
-    @property
-    def queue_assignment(self) -> Assignment | None:
-        """The assignment whose batch size and interval rule this model's queue; None for a live-only model."""
-        return next((a for a in self.assignments if a.queues), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """An API key as a process knows it: by its hash."""
-
-    prefix: str
-    client: str
-    scopes: frozenset[str]
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """The whole configuration at one version."""
-
-    version: int
-    models: Mapping[str, Model]
-    keys: Mapping[str, Key]
-
-    def model(self, slug: str) -> Model:
-        """Return the model, whatever its state. Raises ModelNotFound."""
-        try:
-            return self.models[slug]
-        except KeyError:
-            raise ModelNotFound(f"No model is called “{slug}”.") from None
-
-    def serving(self, slug: str, *, live: bool) -> Model:
-        """Return the model if it takes work now. Raises ModelNotFound or ModelDisabled."""
-        model = self.model(slug)
-        if not model.enabled:
-            raise ModelDisabled(f"{slug} is switched off.", retry_after=60)
-        if live and model.draining:
-            why = f": {model.drain_reason}" if model.drain_reason else ""
-            raise ModelDisabled(f"{slug} is drained for maintenance{why}.", retry_after=30)
-        return model
-
-    def endpoint(self, endpoint_id: int) -> Endpoint | None:
-        """Return the enabled endpoint with this id, if there is one."""
-        return next((e for m in self.models.values() for e in m.endpoints if e.id == endpoint_id), None)
-
-
-def hash_key(key: str) -> str:
-    """Return what is stored of an API key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-
 
 # --- The current one -------------------------------------------------------------------------------------------------
 
@@ -172,7 +59,7 @@ def current() -> Snapshot:
             return load()
     except _DATABASE_ERRORS as error:
         log.warning("configuration not read: %s", type(error).__name__)
-    return _current or _load_file()
+    return _current or _swap(snapshot_file.read())
 
 
 def peek() -> Snapshot | None:
@@ -203,7 +90,7 @@ def on_change(listener: Callable[[Snapshot], None]) -> None:
 
 
 def _swap(new: Snapshot) -> Snapshot:
-    global _current  # noqa: PLW0603 - the one place where it is replaced
+    global _current
     with _lock:
         _current = new
     for listener in _listeners:
@@ -292,67 +179,6 @@ def _first(own: Any, default: Any) -> Any:
     return default if own is None else own
 
 
-# --- The file for a start without PostgreSQL -------------------------------------------------------------------------
-
-
-def _file() -> Path:
-    return Path(settings.STATE_DIR) / "snapshot.json"
-
-
-def save_file(snapshot: Snapshot) -> None:
-    """Keep `snapshot` for a start without PostgreSQL: hashes of keys are in it, so only its owner may read it."""
-    path = _file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.touch(mode=0o600)
-        partial.write_bytes(orjson.dumps(snapshot, default=list))
-        partial.replace(path)
-    except OSError as error:
-        log.warning("the configuration could not be kept in %s: %s", path.name, error)
-
-
-def _load_file() -> Snapshot:
-    """Make the kept snapshot the current one. Raises NotReady where there is none that can be read."""
-    try:
-        data = orjson.loads(_file().read_bytes())
-        kept = Snapshot(
-            version=data["version"],
-            models={slug: _model_from(m) for slug, m in data["models"].items()},
-            keys={hash_: _key_from(k) for hash_, k in data["keys"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise NotReady(retry_after=5) from error
-    log.warning("PostgreSQL does not answer: going on with the configuration kept in version %s", kept.version)
-    return _swap(kept)
-
-
-def _model_from(data: dict[str, Any]) -> Model:
-    endpoints = tuple(_endpoint_from(e) for e in data.pop("endpoints"))
-    assignments = tuple(Assignment(**a) for a in data.pop("assignments"))
-    return Model(endpoints=endpoints, assignments=assignments, fallbacks=tuple(data.pop("fallbacks")), **data)
-
-
-def _endpoint_from(data: dict[str, Any]) -> Endpoint:
-    forced = data.pop("forced")
-    if forced is not None:
-        forced = Forced(reason=forced["reason"], by=forced["by"], at=_time(forced["at"]), until=_time(forced["until"]))
-    return Endpoint(forced=forced, **data)
-
-
-def _key_from(data: dict[str, Any]) -> Key:
-    return Key(
-        prefix=data["prefix"],
-        client=data["client"],
-        scopes=frozenset(data["scopes"]),
-        expires_at=_time(data["expires_at"]),
-    )
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
-
-
 # --- The watcher -----------------------------------------------------------------------------------------------------
 
 
@@ -398,9 +224,9 @@ class _Watcher:
         except _DATABASE_ERRORS:
             connection.close()
             try:
-                _load_file()
+                _swap(snapshot_file.read())
             except NotReady:
-                log.error("no configuration: PostgreSQL does not answer and none was kept")  # noqa: TRY400
+                log.error("no configuration: PostgreSQL does not answer and none was kept")
         self.running = True
         self._tried.set()
 
@@ -411,7 +237,7 @@ class _Watcher:
 
     def _loaded(self, snapshot: Snapshot) -> None:
         if self._keep:
-            save_file(snapshot)
+            snapshot_file.save(snapshot)
 
 
 _watcher = _Watcher()
