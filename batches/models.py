@@ -2,10 +2,21 @@
 
 A batch is what a client submitted; a chunk is the unit of claim, retry and commit. Which state follows which is the
 table TRANSITIONS; every change of state is one UPDATE with the old state in its WHERE clause.
+
+Two rules that every writer keeps:
+
+- Lock order. A transaction that writes both a batch's row and its chunks locks the batch's row first, so that a worker
+  that stores a chunk and a client who cancels wait for each other and never deadlock. Of several batches, the lowest
+  id first.
+- Outcomes. A position of a chunk is pending (see BatchChunk.pending), failed (it is in `errors`) or has a vector (its
+  row of `vectors`); BatchJob.failed and BatchJob.completed count the second and third over all chunks, in the same
+  transaction that stores them.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -31,6 +42,9 @@ class BatchJob(models.Model):
         State.CANCELLED: (),
     }
 
+    # Which of the batches waiting for one model goes first.
+    QUEUE_ORDER: ClassVar = ("-priority", "queued_at", "id")
+
     batch_id = models.CharField(max_length=128, unique=True)
     client = models.CharField(max_length=100, blank=True)
     model = models.CharField(max_length=64)
@@ -47,35 +61,66 @@ class BatchJob(models.Model):
     completed = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
 
-    queued_at = models.DateTimeField()
+    submitted_at = models.DateTimeField()
+    queued_at = models.DateTimeField()  # since when it is in the queue: the submission, or the last retry
     released_at = models.DateTimeField(null=True, blank=True)
     # Not before this time: an open breaker or a pause postpones the whole batch and burns no attempts.
     available_at = models.DateTimeField()
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField()
-    # What was promised at submission; its error is a metric.
+    # What was promised at submission or retry; its error is a metric.
     estimated_completion = models.DateTimeField(null=True, blank=True)
-    # Texts and vectors are gone, by DELETE or by RESULT_RETENTION; the record stays.
+    # Since when its texts and vectors are shown to nobody, by DELETE or by RESULT_RETENTION; the record stays.
     purged_at = models.DateTimeField(null=True, blank=True)
+    # Whether its chunks are still there: a purge deletes them in slices.
+    stored = models.BooleanField(default=True)
 
     class Meta:
         indexes: ClassVar = [
             models.Index(
-                fields=["model", "state", "released_at"], name="batch_active",
+                fields=["model", "state"],
+                name="batch_active",
                 condition=models.Q(state__in=["queued", "processing"]),
             ),
-            models.Index(fields=["-queued_at", "-id"], name="batch_queued_at"),
-            models.Index(fields=["client", "-queued_at"], name="batch_client"),
-            models.Index(fields=["model", "finished_at"], name="batch_finished"),
+            models.Index(
+                fields=["model", "-priority", "queued_at", "id"],
+                name="batch_waiting",
+                condition=models.Q(state="queued"),
+            ),
+            models.Index(
+                fields=["model", "queued_at"],
+                name="batch_held",
+                condition=models.Q(state="queued", released_at__isnull=True),
+            ),
+            models.Index(
+                fields=["expires_at"],
+                name="batch_expiry",
+                condition=models.Q(state__in=["queued", "processing"]),
+            ),
+            models.Index(fields=["client", "-id"], name="batch_client"),
+            models.Index(fields=["finished_at"], name="batch_finished"),
+            models.Index(fields=["model", "-finished_at"], name="batch_model_finished"),
+            models.Index(
+                fields=["finished_at"],
+                name="batch_retention",
+                condition=models.Q(stored=True, finished_at__isnull=False),
+            ),
+            models.Index(
+                fields=["purged_at"],
+                name="batch_purging",
+                condition=models.Q(stored=True, purged_at__isnull=False),
+            ),
         ]
         constraints: ClassVar = [
             models.UniqueConstraint(
-                fields=["client", "idempotency_key"], name="batch_idempotency",
+                fields=["client", "idempotency_key"],
+                name="batch_idempotency",
                 condition=models.Q(idempotency_key__isnull=False),
             ),
             models.CheckConstraint(
-                condition=models.Q(total__gte=models.F("completed") + models.F("failed")), name="batch_counts_fit",
+                condition=models.Q(total__gte=models.F("completed") + models.F("failed")),
+                name="batch_counts_fit",
             ),
         ]
         verbose_name = "batch"
@@ -83,6 +128,11 @@ class BatchJob(models.Model):
 
     def __str__(self) -> str:
         return self.batch_id
+
+    @property
+    def outstanding(self) -> int:
+        """Texts that have no outcome yet."""
+        return self.total - self.completed - self.failed
 
 
 class BatchChunk(models.Model):
@@ -104,9 +154,13 @@ class BatchChunk(models.Model):
     lease_token = models.UUIDField(null=True, blank=True)
     lease_owner = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
-    # JSON list of `size` strings; null after a purge.
-    texts = models.JSONField(null=True)
-    # size x dimensions float32, little-endian, rows in order; a failed text's row is zeros.
+    # JSON list of `size` strings, as the client sent them: the model's prefix is added when they are embedded.
+    texts = models.JSONField()
+    # Positions within the chunk that have no outcome yet, ascending; null: all of them. A first run starts with null; a
+    # retry lists the positions that had failed, and the rows of the others in `vectors` stay as they are. A done chunk
+    # has none, whatever this column says.
+    pending = ArrayField(models.PositiveIntegerField(), null=True, blank=True)
+    # size x dimensions float32, little-endian, rows in order; the row of a failed or pending text is zeros.
     vectors = models.BinaryField(null=True)
     dimensions = models.PositiveIntegerField(null=True)
     # {"position within the chunk": {"code", "detail"}}
@@ -118,7 +172,8 @@ class BatchChunk(models.Model):
     class Meta:
         indexes: ClassVar = [
             models.Index(
-                fields=["batch", "number"], name="chunk_unfinished",
+                fields=["batch", "number"],
+                name="chunk_unfinished",
                 condition=models.Q(state__in=["waiting", "claimed"]),
             ),
             models.Index(fields=["lease_owner"], name="chunk_owner", condition=models.Q(state="claimed")),
@@ -129,6 +184,12 @@ class BatchChunk(models.Model):
 
     def __str__(self) -> str:
         return f"{self.batch_id}/{self.number}"
+
+    def pending_positions(self) -> Sequence[int]:
+        """Return the positions within the chunk that have no outcome yet, ascending."""
+        if self.state == self.State.DONE:
+            return ()
+        return range(self.size) if self.pending is None else self.pending
 
 
 class WorkerHeartbeat(models.Model):
