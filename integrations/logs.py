@@ -1,9 +1,19 @@
-"""Structured logs."""
+"""Structured logs, and the request id that ties a client's answer to their lines."""
 
 import logging
+import re
+import uuid
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+# Nothing that could end a log line, a header or a column early.
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def accept_request_id(sent: str | None) -> str:
+    """Return the X-Request-ID that a client sent, or a new one (32 hex digits) for none or an unusable one."""
+    return sent if sent and _VALID.fullmatch(sent) else uuid.uuid4().hex
 
 
 class RequestIdFilter(logging.Filter):
