@@ -120,6 +120,10 @@ SEED_PROTOCOLS: dict[str, str] = {
     slug: env.str(f"{slug.upper()}_PROTOCOL", default=env.str("SEED_PROTOCOL", default="ollama"))
     for slug in SEED_ENDPOINTS
 }
+# The servers' own names for them; {slug}_UPSTREAM_MODEL where it is not the slug.
+SEED_UPSTREAM_MODELS: dict[str, str] = {
+    slug: env.str(f"{slug.upper()}_UPSTREAM_MODEL", default="") or slug for slug in SEED_ENDPOINTS
+}
 
 # --- Django --------------------------------------------------------------------------------------------------------
 
