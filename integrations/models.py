@@ -41,14 +41,19 @@ class ModelConfig(models.Model):
         null=True, blank=True, help_text="Length of a vector. Empty: not checked against a fixed number."
     )
     embedding_space = models.CharField(
-        max_length=100, blank=True, help_text="Models with the same space give comparable vectors; needed for a fallback."
+        max_length=100,
+        blank=True,
+        help_text="Models with the same space give comparable vectors; needed for a fallback.",
     )
     query_prefix = models.CharField(max_length=200, blank=True)
     passage_prefix = models.CharField(max_length=200, blank=True)
     normalise = models.BooleanField(default=True, help_text="Ask for vectors of length 1 where the protocol can.")
     truncate = models.CharField(max_length=8, choices=Truncate, default=Truncate.ERROR)
     fallbacks = models.ManyToManyField(
-        "self", symmetrical=False, blank=True, help_text="Models of the same embedding space to ask when this one cannot."
+        "self",
+        symmetrical=False,
+        blank=True,
+        help_text="Models of the same embedding space to ask when this one cannot.",
     )
     max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")
 
@@ -82,13 +87,18 @@ class Endpoint(models.Model):
         null=True, blank=True, validators=[MinValueValidator(1)], help_text="Texts in one call. Empty: the protocol's."
     )
     max_in_flight = models.PositiveIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Calls at once. Empty: ENDPOINT_MAX_IN_FLIGHT."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Calls at once. Empty: ENDPOINT_MAX_IN_FLIGHT.",
     )
     auth_header = models.CharField(max_length=64, default="Authorization", blank=True)
     auth_env = models.CharField(
         max_length=100, blank=True, help_text="Name of the environment variable that holds the header's whole value."
     )
-    ca_file = models.CharField(max_length=300, blank=True, help_text="PEM file of the authority that signed its certificate.")
+    ca_file = models.CharField(
+        max_length=300, blank=True, help_text="PEM file of the authority that signed its certificate."
+    )
     # The operator's own state of the breaker. It holds until reset, or until the time given.
     forced_open = models.BooleanField(default=False)
     forced_reason = models.CharField(max_length=200, blank=True)
@@ -104,6 +114,11 @@ class Endpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} at {self.url}"
+
+    def clean(self) -> None:
+        """Write the URL in its one form; refuse a header or a variable that cannot be one."""
+        self.url = rules.base_url(self.url)
+        rules.check_auth(self)
 
 
 class PatternAssignment(models.Model):
@@ -174,7 +189,7 @@ class CallRecord(models.Model):
     texts = models.PositiveIntegerField()
     endpoint = models.CharField(max_length=300, blank=True)
     failover_from = models.CharField(max_length=300, blank=True)
-    # [{"endpoint", "outcome", "ms"}], in the order they were made.
+    # [{"endpoint", "outcome", "ms", "detail" where there is one}], in the order they were made.
     attempts = models.JSONField(default=list)
     batch_id = models.CharField(max_length=128, blank=True)
 
@@ -201,6 +216,7 @@ class CallStats(models.Model):
     class Kind(models.TextChoices):
         CALL = "call", "call"  # a whole call; endpoint is the one that answered
         ATTEMPT = "attempt", "attempt"  # one exchange with one endpoint
+        DROP = "drop", "drop"  # a record that was lost, its buffer being full; nothing else is known of it
 
     width = models.CharField(max_length=8, choices=Width)
     bucket = models.DateTimeField()
