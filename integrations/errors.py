@@ -7,6 +7,9 @@ CitadelError
 ├── NotFound                 404  not_found
 │   ├── ModelNotFound        404  model_not_found
 │   └── BatchNotFound        404  batch_not_found
+├── MethodNotAllowed         405  method_not_allowed
+├── NotAcceptable            406  not_acceptable
+├── RequestTimeout           408  request_timeout
 ├── Conflict                 409
 │   ├── PatternNotAssigned   409  pattern_not_assigned
 │   ├── PatternConflict      409  pattern_conflict
@@ -113,6 +116,12 @@ class NotAcceptable(CitadelError):
     """None of the media types in Accept can be given here."""
 
     code, status = "not_acceptable", 406
+
+
+class RequestTimeout(CitadelError):
+    """The body did not arrive in time."""
+
+    code, status = "request_timeout", 408
 
 
 class Conflict(CitadelError):

@@ -2,8 +2,8 @@
 
 A process never reads the configuration's tables on the way of a call: it reads `current()`. A thread asks every
 SNAPSHOT_POLL_INTERVAL (250 ms) whether ConfigVersion has grown, so that an edit, a trip or a reset is acted upon in
-every process within a second, with no message that could be lost. While PostgreSQL is away the last snapshot stays; a web
-process that starts without it takes the last good one from a file.
+every process within a second, with no message that could be lost. While PostgreSQL is away the last snapshot stays; a
+web process that starts without it takes the last good one from a file.
 """
 
 import logging
@@ -52,7 +52,10 @@ def current() -> Snapshot:
     Where the watcher runs this is one read of memory. In a process without it (a command, a synchronous server) the
     version is asked for at each call, so that such a process is never behind.
     """
-    if _watcher.running and _current is not None:
+    if _watcher.running:
+        # Never a query here: the caller may be on an event loop.
+        if _current is None:
+            raise NotReady(retry_after=5)
         return _current
     try:
         if _current is None or _stored_version() != _current.version:

@@ -1,0 +1,341 @@
+"""One call for vectors: endpoints in order, retry, failover, deadline, and one record whatever the end.
+
+Attempts rotate over the endpoints before any is asked twice. An endpoint that refuses before anything was sent (its
+breaker is open, it asked for a pause, it has as many calls in flight as it may) costs no attempt. Another model is
+asked only if the operator listed it as a fallback with the same embedding space: vector spaces never mix unseen.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from integrations import breakers, exchange, recorder, snapshot, transport
+from integrations.breakers import Breakers
+from integrations.errors import (
+    CircuitOpen,
+    CitadelError,
+    Overloaded,
+    UpstreamBusy,
+    UpstreamTimeout,
+)
+from integrations.exchange import Send
+from integrations.patterns import Attempt, Embeddings, Mode, Vectors
+from integrations.protocols.base import Health
+from integrations.retries import RetryBudget, backoff
+from integrations.values import Assignment, Endpoint, Model
+
+# How long an endpoint that answers 429 without Retry-After is left alone, in seconds.
+DEFAULT_PAUSE = 1.0
+PROBE_TEXT = "Is this model there?"
+PROBE_CONNECT_TIMEOUT = 5.0
+PROBE_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What one endpoint said when it was asked outside of any call."""
+
+    health: Health
+    ok: bool  # a real embedding came back
+    dimensions: int | None = None
+    ms: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What is asked of whichever endpoint answers."""
+
+    model: Model
+    texts: Sequence[str]
+    assignment: Assignment
+    pattern: str
+    mode: Mode
+    request_id: str
+    client: str
+    batch_id: str
+    input_type: str
+    ends: float  # time.monotonic()
+
+    def left(self) -> float:
+        """Seconds of the deadline that are left. Raises UpstreamTimeout when there are none."""
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise UpstreamTimeout("The deadline passed.")
+        return left
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What has happened so far, for the record."""
+
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=time.monotonic)
+    attempts: list[Attempt] = field(default_factory=list)
+    retries: int = 0
+    endpoint: str = ""
+
+    @property
+    def failovers(self) -> int:
+        """How often another endpoint was asked than the attempt before."""
+        return sum(a.endpoint != b.endpoint for a, b in zip(self.attempts, self.attempts[1:], strict=False))
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds since the call began."""
+        return (time.monotonic() - self.started) * 1000
+
+
+class Gateway:
+    """The attempts of calls, over the breakers of one namespace."""
+
+    def __init__(
+        self,
+        breakers_: Breakers,
+        *,
+        send: Send = transport.send,
+        record: Callable[[recorder.Call], None] = recorder.record,
+    ) -> None:
+        self._breakers = breakers_
+        self._send = send
+        self._record = record
+        self._budgets: defaultdict[int, RetryBudget] = defaultdict(RetryBudget)
+        self._paused: dict[int, float] = {}
+        self._endpoint_calls: Counter[int] = Counter()
+        self._active: Counter[tuple[str, str]] = Counter()
+
+    async def embed(
+        self,
+        model: Model,
+        texts: Sequence[str],
+        *,
+        assignment: Assignment,
+        pattern: str,
+        mode: Mode,
+        request_id: str,
+        client: str,
+        deadline: float,
+        input_type: str = "",
+        batch_id: str = "",
+    ) -> Embeddings:
+        """Return one vector for each text, (texts, dimensions) float32, within `deadline` seconds.
+
+        Raises CircuitOpen or Overloaded when no endpoint could be asked; UpstreamFailed, UpstreamMalformed,
+        UpstreamTimeout or UpstreamBusy when all attempts failed; TextRejected when a server refuses these very texts.
+        """
+        job = _Job(
+            model=model,
+            texts=texts,
+            assignment=assignment,
+            pattern=pattern,
+            mode=mode,
+            request_id=request_id,
+            client=client,
+            batch_id=batch_id,
+            input_type=input_type,
+            ends=time.monotonic() + deadline,
+        )
+        trail, code = _Trail(), "internal_error"
+        self._active[model.slug, pattern] += 1
+        try:
+            answer = await self._over_models(job, trail)
+            code = "ok"
+        except CitadelError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "cancelled"
+            raise
+        finally:
+            self._active[model.slug, pattern] -= 1
+            self._record(_call(job, trail, code))
+        return answer
+
+    async def probe(self, endpoint: Endpoint, model: Model) -> Probe:
+        """Ask one endpoint for its health and one real embedding, outside of breakers and records."""
+        health = await exchange.health(self._send, endpoint)
+        started = time.monotonic()
+        try:
+            vectors = await exchange.embed(
+                self._send,
+                endpoint,
+                model=model,
+                texts=[PROBE_TEXT],
+                prefix="",
+                connect_timeout=PROBE_CONNECT_TIMEOUT,
+                timeout=PROBE_TIMEOUT,
+            )
+        except CitadelError as error:
+            return Probe(health=health, ok=False, error=error.detail)
+        ms = (time.monotonic() - started) * 1000
+        return Probe(health=health, ok=True, dimensions=vectors.shape[1], ms=ms)
+
+    def in_flight(self) -> Mapping[tuple[str, str], int]:
+        """Calls under way in this process, by model and pattern."""
+        return {key: count for key, count in self._active.items() if count}
+
+    # --- models, endpoints, attempts ---
+
+    async def _over_models(self, job: _Job, trail: _Trail) -> Embeddings:
+        try:
+            return await self._over_endpoints(job, trail, job.model)
+        except CitadelError as error:
+            if not error.retryable:
+                raise
+            for fallback in _fallbacks(job.model):
+                try:
+                    return await self._over_endpoints(job, trail, fallback)
+                except CitadelError as second:
+                    if not second.retryable:
+                        raise
+            raise
+
+    async def _over_endpoints(self, job: _Job, trail: _Trail, model: Model) -> Embeddings:
+        if not model.endpoints:
+            raise CircuitOpen(f"{model.slug} has no enabled endpoint.", retry_after=60)
+        # A worker tries a chunk again later by itself; within one call it only looks for an endpoint that works.
+        further = len(model.endpoints) - 1 if job.mode is Mode.BULK else job.assignment.retry_attempts
+        made, last, refusals = 0, None, list[CitadelError]()
+        for round_, endpoint in _rounds(model.endpoints, 1 + further):
+            if round_ and endpoint is model.endpoints[0]:
+                if last is None:
+                    break  # nobody could be asked in the whole round before
+                refusals.clear()
+            if round_ and not await self._may_retry(endpoint, round_, job, trail):
+                continue
+            job.left()  # an attempt that has no time left would be counted against the server
+            try:
+                vectors = await self._attempt(endpoint, job, trail, model)
+            except (CircuitOpen, Overloaded) as error:
+                refusals.append(error)
+                continue
+            except CitadelError as error:
+                made, last = made + 1, error
+                if not error.retryable or made > further:
+                    raise
+                continue
+            return _answer(vectors, endpoint, trail, job.model)
+        raise last or _worst(refusals)
+
+    async def _may_retry(self, endpoint: Endpoint, round_: int, job: _Job, trail: _Trail) -> bool:
+        """Wait before a retry, if the endpoint's budget allows one."""
+        if not self._budgets[endpoint.id].take():
+            return False
+        await asyncio.sleep(min(backoff(round_), job.left()))
+        trail.retries += 1
+        return True
+
+    async def _attempt(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model) -> Vectors:
+        self._refuse_paused(endpoint)
+        started, outcome, detail = time.monotonic(), "cancelled", ""
+        entered = False
+        try:
+            async with self._slot(endpoint), self._breakers.guard(endpoint, job.assignment):
+                entered = True
+                self._budgets[endpoint.id].called()
+                # A worker's call is as long as it needs to be, within its own deadline.
+                limit = job.left() if job.mode is Mode.BULK else min(job.assignment.attempt_timeout, job.left())
+                vectors = await exchange.embed(
+                    self._send,
+                    endpoint,
+                    model=model,
+                    texts=job.texts,
+                    prefix=model.prefix(job.input_type),
+                    connect_timeout=job.assignment.connect_timeout,
+                    timeout=limit,
+                )
+                outcome = "ok"
+                return vectors
+        except UpstreamBusy as error:
+            self._paused[endpoint.id] = time.monotonic() + (error.retry_after or DEFAULT_PAUSE)
+            outcome, detail = error.code, error.detail
+            raise
+        except CitadelError as error:
+            outcome, detail = error.code, error.detail
+            raise
+        finally:
+            if entered:
+                ms = (time.monotonic() - started) * 1000
+                trail.attempts.append(Attempt(endpoint=endpoint.url, outcome=outcome, ms=ms, detail=detail))
+                trail.endpoint = endpoint.url
+
+    def _refuse_paused(self, endpoint: Endpoint) -> None:
+        left = self._paused.get(endpoint.id, 0.0) - time.monotonic()
+        if left > 0:
+            raise Overloaded(f"{endpoint.url} asked for a pause.", retry_after=left)
+
+    @asynccontextmanager
+    async def _slot(self, endpoint: Endpoint) -> AsyncIterator[None]:
+        """Hold one of the endpoint's places: a server that hangs must not collect all of this process's calls."""
+        if self._endpoint_calls[endpoint.id] >= endpoint.max_in_flight:
+            raise Overloaded(f"{endpoint.url} has {endpoint.max_in_flight} calls in flight.", retry_after=1)
+        self._endpoint_calls[endpoint.id] += 1
+        try:
+            yield
+        finally:
+            self._endpoint_calls[endpoint.id] -= 1
+
+
+def _rounds(endpoints: Sequence[Endpoint], rounds: int) -> Iterator[tuple[int, Endpoint]]:
+    for round_ in range(rounds):
+        for endpoint in endpoints:
+            yield round_, endpoint
+
+
+def _fallbacks(model: Model) -> Iterator[Model]:
+    known = snapshot.peek()
+    for slug in model.fallbacks if known and model.embedding_space else ():
+        other = known.models.get(slug) if known else None
+        if other and other.enabled and not other.draining and other.embedding_space == model.embedding_space:
+            yield other
+
+
+def _worst(refusals: Sequence[CitadelError]) -> CitadelError:
+    """The refusal to answer with when no endpoint could be asked: the one that ends soonest."""
+    soonest = min(refusals, key=lambda error: error.retry_after or 0.0)
+    if all(isinstance(error, CircuitOpen) for error in refusals):
+        return CircuitOpen(soonest.detail, retry_after=soonest.retry_after)
+    return Overloaded(soonest.detail, retry_after=soonest.retry_after)
+
+
+def _answer(vectors: Vectors, endpoint: Endpoint, trail: _Trail, model: Model) -> Embeddings:
+    preferred = model.endpoints[0].url
+    return Embeddings(
+        vectors=vectors,
+        endpoint=endpoint.url,
+        upstream_model=endpoint.upstream_model,
+        attempts=tuple(trail.attempts),
+        duration_ms=trail.ms,
+        failover_from="" if endpoint.url == preferred else preferred,
+    )
+
+
+def _call(job: _Job, trail: _Trail, code: str) -> recorder.Call:
+    preferred = job.model.endpoints[0].url if job.model.endpoints else ""
+    return recorder.Call(
+        started_at=trail.started_at,
+        request_id=job.request_id,
+        client=job.client,
+        model=job.model.slug,
+        pattern=job.pattern,
+        mode=job.mode.value,
+        code=code,
+        duration_ms=trail.ms,
+        texts=len(job.texts),
+        endpoint=trail.endpoint,
+        failover_from="" if trail.endpoint in ("", preferred) else preferred,
+        attempts=tuple(trail.attempts),
+        batch_id=job.batch_id,
+        retries=trail.retries,
+        failovers=trail.failovers,
+    )
+
+
+default = Gateway(breakers.live)
+embed = default.embed
+probe = default.probe
+in_flight = default.in_flight

@@ -1,0 +1,284 @@
+"""The ASGI door: what every request passes, and what answers live calls before Django sees them.
+
+A Django view costs a live call more than the call itself (a thread, receivers, rendering), so for POST …/{model}/embed
+the door does key, parsing and pattern from the snapshot and answers by itself; what it does not answer it replays to
+Django, the body included. On that way there is no ORM, no thread hop and no round trip to PostgreSQL or Redis.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from integrations import access, breakers, gateway, logs, loop, recorder, snapshot, transport
+from integrations.api.bodies import live_body
+from integrations.api.problems import problem_body
+from integrations.embed_request import check_mode, parse_json
+from integrations.errors import (
+    CircuitOpen,
+    CitadelError,
+    InvalidRequest,
+    Overloaded,
+    RequestTimeout,
+    RequestTooLarge,
+    UpstreamBusy,
+    UpstreamError,
+)
+from integrations.patterns import EmbedCall, Embeddings, Mode, Pattern, choose
+
+log = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What hybrid answers by queueing the request instead: the servers' fault, and it may pass.
+SERVERS_FAULT = (CircuitOpen, Overloaded, UpstreamBusy, UpstreamError)
+NDJSON = "application/x-ndjson"
+
+_EMBED = re.compile(r"/api/v1/external/([A-Za-z0-9_-]+)/embed")
+
+
+async def answer(call: EmbedCall) -> Embeddings:
+    """Answer a live call. Raises what the gateway raises."""
+    return await gateway.embed(
+        call.model,
+        call.request.texts,
+        assignment=call.assignment,
+        pattern=call.assignment.pattern,
+        mode=Mode.LIVE,
+        request_id=call.request_id,
+        client=call.client,
+        deadline=call.assignment.deadline,
+        input_type=call.request.input_type,
+    )
+
+
+def real_time(call: EmbedCall) -> Embeddings:
+    """Answer a live call from synchronous code, such as a view under any server."""
+    return loop.run(answer(call))
+
+
+def prepare(body: bytes, *, slug: str, client: access.Client, request_id: str, idempotency_key: str = "") -> EmbedCall:
+    """Make the call that a JSON body asks for, its pattern chosen and its client allowed to make it.
+
+    Raises ModelNotFound, ModelDisabled, InvalidRequest, PatternNotAssigned, PatternConflict, NotPermitted.
+    """
+    known = snapshot.current()
+    model = known.model(slug)
+    request = parse_json(body)
+    chosen = choose(model, request)
+    access.require(client, access.SCOPE_OF_MODE[chosen.mode])
+    known.serving(slug, live=chosen.mode is Mode.LIVE)
+    check_mode(request, chosen.mode)
+    return EmbedCall(
+        request_id=request_id,
+        client=client.name,
+        model=model,
+        assignment=chosen.assignment,
+        mode=chosen.mode,
+        request=request,
+        received_at=datetime.now(UTC),
+        idempotency_key=idempotency_key,
+    )
+
+
+class LiveDoor:
+    """Stands before Django's ASGI application."""
+
+    def __init__(self, app: Any) -> None:
+        self._app: App = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection's scope."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = logs.accept_request_id(headers.get(b"x-request-id"))
+        scope["citadel.request_id"] = request_id
+        token = logs.request_id.set(request_id)
+        reply = _Reply(send, request_id)
+        try:
+            _check_host(headers.get(b"host", ""))
+            body = _Body(receive, headers)
+            slug = _live_slug(scope, headers)
+            if slug is None or not await self._live(scope, body, reply, headers, slug=slug):
+                await self._app(scope, body.receive, reply.send)
+        except CitadelError as error:
+            await reply.problem(error)
+        finally:
+            logs.request_id.reset(token)
+
+    async def _live(
+        self, scope: Scope, body: "_Body", reply: "_Reply", headers: dict[bytes, str], *, slug: str
+    ) -> bool:
+        """Answer a live call; False for one that Django shall answer, the body ready to be read again."""
+        client = access.identify(headers.get(b"authorization"), headers.get(b"x-api-key"))
+        call = prepare(await body.read(), slug=slug, client=client, request_id=reply.request_id)
+        if call.mode is not Mode.LIVE:
+            return False
+        try:
+            embeddings = await body.unless_gone(answer(call))
+        except SERVERS_FAULT:
+            # Without the scope for queued work the batch would be out of the client's reach.
+            if call.assignment.pattern != Pattern.HYBRID or "batch" not in client.scopes:
+                raise
+            scope["citadel.live_failed"] = True
+            return False
+        if embeddings is not None:
+            await reply.json(live_body(call, embeddings))
+        return True
+
+
+def _live_slug(scope: Scope, headers: dict[bytes, str]) -> str | None:
+    if scope["method"] != "POST" or not (match := _EMBED.fullmatch(scope["path"])):
+        return None
+    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    return match[1] if media_type == "application/json" else None
+
+
+def _check_host(header: str) -> None:
+    domain, _ = split_domain_port(header)
+    if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
+        raise InvalidRequest("The Host header names none of ALLOWED_HOSTS.")
+
+
+class _Body:
+    """A request's body under a byte cap and a read time limit; once read it can be replayed."""
+
+    def __init__(self, receive: Receive, headers: dict[bytes, str]) -> None:
+        self._receive = receive
+        streamed = headers.get(b"content-type", "").startswith(NDJSON)
+        self._cap = settings.MAX_NDJSON_BODY_BYTES if streamed else settings.MAX_JSON_BODY_BYTES
+        self._seen = 0
+        self._complete = False
+        self._kept: bytes | None = None
+        # A stream may take as long as it needs as long as it does not stand still; a plain body has one limit in all.
+        self._ends = None if streamed else asyncio.get_running_loop().time() + settings.BODY_READ_TIMEOUT
+        if int(headers.get(b"content-length", "0") or 0) > self._cap:
+            raise RequestTooLarge(f"At most {self._cap} bytes.")
+
+    async def read(self) -> bytes:
+        """Return the whole body. Raises RequestTooLarge, RequestTimeout, InvalidRequest."""
+        parts = []
+        while not self._complete:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise InvalidRequest("The connection ended before the body did.")
+            parts.append(message.get("body", b""))
+        self._kept = b"".join(parts)
+        return self._kept
+
+    async def receive(self) -> Message:
+        """ASGI receive for the application: the kept body first, then what comes."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return {"type": "http.request", "body": kept, "more_body": False}
+        if self._complete:
+            return await self._receive()
+        message = await self._in_time()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+        if self._seen > self._cap:
+            raise RequestTooLarge(f"At most {self._cap} bytes.")
+        return message
+
+    async def _in_time(self) -> Message:
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(self._ends or now + settings.BODY_READ_TIMEOUT):
+                return await self._receive()
+        except TimeoutError:
+            raise RequestTimeout from None
+
+    async def unless_gone(self, work: Awaitable[Embeddings]) -> Embeddings | None:
+        """Await `work`, but stop it when the client goes away: then nobody waits, and None is returned."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+            await asyncio.wait({task})
+            return None
+        finally:
+            gone.cancel()
+            task.cancel()
+
+
+class _Reply:
+    """What goes back, with the request's id on it."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self._started = False
+
+    async def send(self, message: Message) -> None:
+        """ASGI send for the application."""
+        self._started = self._started or message["type"] == "http.response.start"
+        await self._send(message)
+
+    async def json(self, body: bytes) -> None:
+        """Answer 200."""
+        await self._whole(200, {"Content-Type": "application/json"}, body)
+
+    async def problem(self, error: CitadelError) -> None:
+        """Answer with a problem body, unless an answer is under way: then the connection can only be dropped."""
+        if self._started:
+            raise error
+        await self._whole(*problem_body(error, self.request_id))
+
+    async def _whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        every = {
+            **headers,
+            "Content-Length": str(len(body)),
+            "X-Request-ID": self.request_id,
+            "X-Content-Type-Options": "nosniff",
+        }
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in every.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await _start()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await _stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def _start() -> None:
+    loop.attach(asyncio.get_running_loop())
+    # In a thread: it asks PostgreSQL, and waits for it no longer than it must. Live calls need only the snapshot.
+    await asyncio.to_thread(snapshot.start_watcher, keep_file=True)
+    breakers.start()
+    log.info("the door is open")
+
+
+async def _stop() -> None:
+    await asyncio.to_thread(snapshot.stop_watcher)
+    await asyncio.to_thread(breakers.stop)
+    await asyncio.to_thread(recorder.stop)
+    await transport.close()
+    loop.detach()
