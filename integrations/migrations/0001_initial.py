@@ -79,7 +79,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('width', models.CharField(choices=[('minute', 'minute'), ('hour', 'hour'), ('day', 'day'), ('total', 'total')], max_length=8)),
                 ('bucket', models.DateTimeField()),
-                ('kind', models.CharField(choices=[('call', 'call'), ('attempt', 'attempt')], max_length=8)),
+                ('kind', models.CharField(choices=[('call', 'call'), ('attempt', 'attempt'), ('drop', 'drop')], max_length=8)),
                 ('model', models.CharField(max_length=64)),
                 ('pattern', models.CharField(max_length=16)),
                 ('mode', models.CharField(max_length=8)),
