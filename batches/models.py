@@ -179,7 +179,8 @@ class BatchChunk(models.Model):
             models.Index(fields=["lease_owner"], name="chunk_owner", condition=models.Q(state="claimed")),
         ]
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["batch", "number"], name="chunk_number"),
+            # Results are read by position, so this is the index that finds a chunk; `number` follows the same order.
+            models.UniqueConstraint(fields=["batch", "first"], name="chunk_first"),
         ]
 
     def __str__(self) -> str:

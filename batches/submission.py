@@ -1,0 +1,232 @@
+"""Submit: a batch and its chunks in one transaction, then into the queue.
+
+Who got a 202 finds the batch again, whatever dies next: it is in PostgreSQL before the answer goes out. Handing it to
+Redis comes after the commit and may fail; the scheduler hands over what is missing there.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from django.conf import settings
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
+
+from batches import bounds, clock, estimates, idempotency, queues, releasing
+from batches.models import BatchChunk, BatchJob
+from integrations import embed_request, recorder
+from integrations.calls import Call
+from integrations.errors import CitadelError, QueueUnavailable
+from integrations.patterns import Accepted, EmbedCall, Mode
+
+# Rows of one INSERT, and characters of one chunk and one INSERT: what an upload of any size holds in memory.
+BLOCK_CHUNKS: Final = 50
+BLOCK_CHARACTERS: Final = 8 * 2**20
+CHUNK_CHARACTERS: Final = 4 * 2**20
+# 24 random bits meet again within one second and one model only under absurd loads; then another draw does.
+ID_DRAWS: Final = 5
+RETRY_AFTER: Final = 5.0
+
+
+def submit(call: EmbedCall) -> Accepted:
+    """Store the call's texts as a batch and return its place in the queue.
+
+    Raises IdempotencyConflict, QueueFull, and QueueUnavailable when PostgreSQL cannot be asked; nothing is stored then.
+    (A connection that breaks during COMMIT itself leaves that open: an Idempotency-Key makes sending again safe.)
+    """
+    texts = call.request.texts
+    digest = idempotency.BodyDigest(call)
+    for text in texts:
+        digest.add(text)
+    with _recorded(call) as outcome, _queue_errors(), transaction.atomic():
+        job = idempotency.first_batch(call, digest.hex())
+        if job is None:
+            bounds.check_room(call.model.slug, limit=call.model.max_waiting_texts, adding=len(texts))
+            job = insert_job(call, clock.now())
+            job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
+            _settle(job, call, digest.hex())
+        outcome.job = job
+        return _accepted(job, call)
+
+
+def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
+    """Store the texts of an NDJSON body, one `{"text": …}` a line, up to MAX_BATCH_TEXTS, in constant memory.
+
+    `call.request.texts` is not looked at. Raises as `submit` does, and InvalidRequest that names the first bad line.
+    """
+    digest = idempotency.BodyDigest(call)
+    with _recorded(call) as outcome, _queue_errors(), transaction.atomic():
+        # Whoever sends a stored batch again gets its answer also when the queue is full by now.
+        if not idempotency.is_used(call):
+            bounds.check_room(call.model.slug, limit=call.model.max_waiting_texts, adding=1)
+        job = insert_job(call, clock.now())
+        texts = _digested(embed_request.parse_lines(lines), digest)
+        job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
+        # Only now is the body known, and with it whether it came before.
+        first = idempotency.first_batch(call, digest.hex())
+        if first is None:
+            _settle(job, call, digest.hex())
+        else:
+            transaction.set_rollback(True)
+        outcome.job = first or job
+        return _accepted(first or job, call)
+
+
+def _six_hex() -> str:
+    return secrets.token_hex(3)
+
+
+def insert_job(call: EmbedCall, now: datetime, *, draw: Callable[[], str] = _six_hex) -> BatchJob:
+    """Insert the row of a batch that has no texts yet, under an id that `draw`'s six characters end."""
+    for _ in range(ID_DRAWS - 1):
+        try:
+            with transaction.atomic():
+                return _new_job(call, now, suffix=draw())
+        except IntegrityError:
+            continue
+    return _new_job(call, now, suffix=draw())
+
+
+def _new_job(call: EmbedCall, now: datetime, *, suffix: str) -> BatchJob:
+    return BatchJob.objects.create(
+        batch_id=f"batch_{call.model.slug}_{now:%Y%m%d_%H%M%S}_{suffix}",
+        client=call.client,
+        model=call.model.slug,
+        pattern=call.assignment.pattern,
+        priority=call.request.priority,
+        input_type=call.request.input_type,
+        client_metadata=dict(call.request.client_metadata),
+        request_id=call.request_id,
+        total=0,
+        submitted_at=now,
+        queued_at=now,
+        available_at=now,
+        expires_at=now + timedelta(seconds=settings.BULK_EXPIRY),
+    )
+
+
+def _insert_chunks(job: BatchJob, texts: Iterable[str], *, size: int) -> int:
+    """Insert `texts` as chunks of at most `size`, in blocks; return how many texts there were."""
+    number = first = 0
+    for block in _blocks(_cut(texts, size)):
+        rows = []
+        for piece in block:
+            rows.append(_chunk(job, piece, number=number, first=first))
+            number, first = number + 1, first + len(piece)
+        BatchChunk.objects.bulk_create(rows)
+    return first
+
+
+def _chunk(job: BatchJob, texts: list[str], *, number: int, first: int) -> BatchChunk:
+    return BatchChunk(
+        batch=job, number=number, first=first, size=len(texts), texts=texts, available_at=job.available_at
+    )
+
+
+def _cut(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Pieces of at most `size` texts; long texts make shorter pieces."""
+    piece: list[str] = []
+    characters = 0
+    for text in texts:
+        if piece and (len(piece) == size or characters + len(text) > CHUNK_CHARACTERS):
+            yield piece
+            piece, characters = [], 0
+        piece.append(text)
+        characters += len(text)
+    if piece:
+        yield piece
+
+
+def _blocks(pieces: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    block: list[list[str]] = []
+    characters = 0
+    for piece in pieces:
+        block.append(piece)
+        characters += sum(map(len, piece))
+        if len(block) == BLOCK_CHUNKS or characters >= BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _digested(texts: Iterable[str], digest: idempotency.BodyDigest) -> Iterator[str]:
+    for text in texts:
+        digest.add(text)
+        yield text
+
+
+def _settle(job: BatchJob, call: EmbedCall, digest: str) -> None:
+    """Write what is known only once all texts are stored, see that they fit, and have the batch handed over."""
+    job.body_digest = digest
+    job.idempotency_key = call.idempotency_key or None
+    job.estimated_completion = estimates.place(job, assignment=call.assignment, now=clock.now()).estimated_completion
+    job.save(update_fields=["total", "body_digest", "idempotency_key", "estimated_completion"])
+    bounds.confirm_room(job.model, limit=call.model.max_waiting_texts)
+    transaction.on_commit(partial(_hand_over, job.model), robust=True)
+
+
+def _hand_over(model: str) -> None:
+    for batch_id in releasing.release_if_full(model):
+        queues.enqueue(batch_id)
+
+
+def _accepted(job: BatchJob, call: EmbedCall) -> Accepted:
+    """What the client is told; of a batch that came before, its place now and what was promised then."""
+    now = clock.now()
+    active = job.state in BatchJob.ACTIVE
+    place = estimates.place(job, assignment=call.assignment, now=now) if active else None
+    return Accepted(
+        batch_id=job.batch_id,
+        items_count=job.total,
+        queue_position=(place.position if place else None) or 0,
+        estimated_completion=job.estimated_completion or now,
+        queued_at=job.submitted_at,
+    )
+
+
+@contextmanager
+def _queue_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise QueueUnavailable(retry_after=RETRY_AFTER) from error
+
+
+@dataclass(slots=True)
+class _Outcome:
+    job: BatchJob | None = None
+
+
+@contextmanager
+def _recorded(call: EmbedCall) -> Iterator[_Outcome]:
+    """Record the submission, whatever becomes of it."""
+    outcome, code, began = _Outcome(), "ok", time.perf_counter()
+    try:
+        yield outcome
+    except CitadelError as error:
+        code = error.code
+        raise
+    except Exception:
+        code = CitadelError.code
+        raise
+    finally:
+        job = outcome.job
+        recorder.record(
+            Call(
+                started_at=call.received_at,
+                request_id=call.request_id,
+                client=call.client,
+                model=call.model.slug,
+                pattern=call.assignment.pattern,
+                mode=Mode.QUEUED,
+                code=code,
+                duration_ms=(time.perf_counter() - began) * 1000,
+                texts=job.total if job else len(call.request.texts),
+                batch_id=job.batch_id if job else "",
+            )
+        )
