@@ -13,7 +13,7 @@ class Ollama(Protocol):
 
     name: ClassVar[str] = "ollama"
     # Ollama has no bound of its own and works a call's texts off a few at a time, so a call grows with its texts. 128
-    # holds a whole chunk at the default BULK_BATCH_SIZE of 100; a slow server wants a smaller max_batch at its endpoint.
+    # holds a whole chunk at the default BULK_BATCH_SIZE of 100; a slow server wants a smaller max_batch.
     default_max_batch: ClassVar[int] = 128
     health_paths: ClassVar[tuple[str, ...]] = ("/api/version",)
 

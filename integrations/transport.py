@@ -1,0 +1,205 @@
+"""The one way out to the model servers: a request value in, a response value or an error of ours out.
+
+    aiohttp, asyncio, OSError              ours
+    ├── TimeoutError (connect, total)      UpstreamTimeout
+    ├── an answer that is not HTTP         UpstreamMalformed
+    ├── an answer over MAX_UPSTREAM_BYTES  UpstreamMalformed
+    └── everything else                    UpstreamFailed: no name, refused, reset, TLS, broken off, headers
+
+An answer with an error status is an answer: the protocol says what it means. CancelledError passes untouched.
+"""
+
+import asyncio
+import os
+import ssl
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+
+import aiohttp
+from django.conf import settings
+
+from integrations.errors import CitadelError, UpstreamFailed, UpstreamMalformed, UpstreamTimeout
+from integrations.protocols.base import HttpRequest, HttpResponse
+
+# vLLM's server closes idle connections after 5 s. Ours are dropped before that, so that a request seldom meets a
+# connection which its server is just closing.
+KEEPALIVE_SECONDS = 4.0
+# aiohttp rounds longer timeouts up to whole seconds; a deadline must not be.
+_NO_ROUNDING = float("inf")
+# Floats barely compress, and packing them costs the server more than the local network does. A server that compresses
+# all the same is understood.
+_HEADERS = {"User-Agent": "citadel", "Accept-Encoding": "identity"}
+# What a request on a kept connection meets when the server has closed that connection: no byte of an answer came.
+_STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sessions:
+    """One event loop's connections: `pooled` for every call, `fresh` for the second try after a stale connection."""
+
+    pooled: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What happened to one request on its way."""
+
+    reused: bool = False
+
+
+_sessions: dict[asyncio.AbstractEventLoop, _Sessions] = {}
+_inherited: list[dict[asyncio.AbstractEventLoop, _Sessions]] = []
+
+
+async def send(request: HttpRequest, *, connect_timeout: float, timeout: float, ca_file: str = "") -> HttpResponse:
+    """Send `request` and return the whole answer, whatever its status.
+
+    connect_timeout: seconds for name, TCP and TLS; timeout: seconds for everything, the last byte included. ca_file:
+    PEM of the only authority to trust; empty: the system's. Redirects are not followed, proxies of the environment
+    not used, cookies not kept. Raises UpstreamFailed, UpstreamTimeout and UpstreamMalformed.
+    """
+    loop = asyncio.get_running_loop()
+    sessions, trace, ends = _of(loop), _Trace(), loop.time() + timeout
+    limits = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout, ceil_threshold=_NO_ROUNDING)
+    try:
+        context = _context(ca_file)
+        try:
+            return await _exchange(sessions.pooled, request, limits=limits, context=context, trace=trace)
+        except _STALE:
+            # A server may close a kept connection at any moment, also while our request is on its way. That says
+            # nothing about its health, so it must neither fail a call nor count against a breaker. Embedding has no
+            # side effect: asking once more is safe. Over a new connection, or the next stale one might answer.
+            if not trace.reused:
+                raise
+        limits = aiohttp.ClientTimeout(
+            total=max(ends - loop.time(), 0.001), connect=connect_timeout, ceil_threshold=_NO_ROUNDING
+        )
+        return await _exchange(sessions.fresh, request, limits=limits, context=context, trace=trace)
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise _ours(error) from error
+
+
+async def close() -> None:
+    """Close the running loop's connections. Whoever ends a loop that has sent something calls this first."""
+    sessions = _sessions.pop(asyncio.get_running_loop(), None)
+    if sessions is not None:
+        await sessions.pooled.close()
+        await sessions.fresh.close()
+
+
+async def _exchange(
+    session: aiohttp.ClientSession,
+    request: HttpRequest,
+    *,
+    limits: aiohttp.ClientTimeout,
+    context: ssl.SSLContext | bool,
+    trace: _Trace,
+) -> HttpResponse:
+    async with session.request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        data=request.body or None,
+        timeout=limits,
+        ssl=context,
+        allow_redirects=False,
+        trace_request_ctx=trace,
+    ) as response:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return HttpResponse(status=response.status, headers=headers, body=await _body(response))
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer piece by piece, counted as decompressed: a small gzip may hold gigabytes."""
+    limit: int = settings.MAX_UPSTREAM_BYTES
+    pieces, size = [], response.content_length or 0
+    if size <= limit:
+        size = 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > limit:
+                break
+            pieces.append(piece)
+    if size > limit:
+        response.close()
+        raise UpstreamMalformed(f"The model server's answer is larger than {limit} bytes.")
+    return b"".join(pieces)
+
+
+def _ours(error: Exception) -> CitadelError:
+    """The error of ours for a foreign one: the only place that knows aiohttp's. Details name no address."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return UpstreamTimeout("The model server did not take the connection in time.")
+        case TimeoutError():
+            return UpstreamTimeout()
+        case aiohttp.ClientConnectorCertificateError():
+            return UpstreamFailed("The model server's certificate is not trusted.")
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return UpstreamFailed("No TLS connection to the model server could be made.")
+        case aiohttp.ClientConnectorDNSError():
+            return UpstreamFailed("The model server's name cannot be resolved.")
+        case aiohttp.ClientConnectorError():
+            return UpstreamFailed("The model server cannot be reached.")
+        case aiohttp.ClientResponseError():
+            return UpstreamMalformed("The model server's answer is not HTTP.")
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
+            return UpstreamFailed("The model server broke off the connection.")
+        case FileNotFoundError() | PermissionError():
+            return UpstreamFailed("The endpoint's CA file cannot be read.")
+        case ValueError():
+            return UpstreamFailed("The endpoint's address or header cannot be sent.")
+        case _:
+            return UpstreamFailed()
+
+
+def _of(loop: asyncio.AbstractEventLoop) -> _Sessions:
+    sessions = _sessions.get(loop)
+    if sessions is None:
+        sessions = _sessions[loop] = _Sessions(pooled=_session(reuse=True), fresh=_session(reuse=False))
+    return sessions
+
+
+def _session(*, reuse: bool) -> aiohttp.ClientSession:
+    # No limit here: the gateway bounds the calls in flight for each endpoint. A common limit would let one hung server
+    # hold every connection.
+    connector = (
+        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+        if reuse
+        else aiohttp.TCPConnector(limit=0, force_close=True)
+    )
+    traces = aiohttp.TraceConfig()
+    traces.on_connection_reuseconn.append(_mark_reused)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=_HEADERS,
+        trust_env=False,
+        trace_configs=[traces],
+    )
+
+
+async def _mark_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused = True
+
+
+def _context(ca_file: str) -> ssl.SSLContext | bool:
+    """Return whom to trust. A CA file that has changed is read again: no restart after its renewal."""
+    return _loaded(ca_file, os.stat(ca_file).st_mtime_ns) if ca_file else True
+
+
+@lru_cache(maxsize=64)
+def _loaded(ca_file: str, _changed: int) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file)
+
+
+def _after_fork() -> None:
+    # The parent's sockets and its epoll are shared with the child: closing them here would take them from the parent.
+    # They are kept from being finalised instead, and a child makes its own.
+    _inherited.append(_sessions.copy())
+    _sessions.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
