@@ -6,6 +6,7 @@ A web process attaches its server's loop when it starts; every other process get
 
 import asyncio
 import atexit
+import concurrent.futures
 import os
 import threading
 from collections.abc import Coroutine
@@ -66,6 +67,11 @@ def run(coroutine: Coroutine[Any, Any, T], *, timeout: float | None = None) -> T
     except BaseException:
         future.cancel()
         raise
+
+
+def submit(coroutine: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+    """Start `coroutine` on the process's loop and return at once; cancelling the future cancels the coroutine."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _target())
 
 
 def stop() -> None:
