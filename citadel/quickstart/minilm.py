@@ -62,7 +62,7 @@ class MiniLM:
     def embed(self, tokens: Sequence[Sequence[int]], *, normalise: bool = True) -> Vectors:
         """Return the mean of each text's token vectors: (texts, 384) float32, of length 1 where `normalise`.
 
-        A text longer than MAX_TOKENS is cut at its end. A text's vector does not depend on the other texts, bit for bit.
+        A text longer than MAX_TOKENS is cut at its end. A vector does not depend on the other texts, bit for bit.
         """
         vectors = np.empty((len(tokens), DIMENSIONS), np.float32)
         for places in _runs([min(len(ids), MAX_TOKENS) for ids in tokens]):
