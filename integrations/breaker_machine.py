@@ -96,6 +96,12 @@ class Mirror(pybreaker.CircuitBreakerStorage):
         """Forget every failure."""
         self.current, self.count, self.opens, self.reason, self.since = STATE_CLOSED, 0, 0, "", None
 
+    def follow(self, epoch: int) -> None:
+        """Forget everything if an operator has reset the breaker since."""
+        if epoch > self.epoch:
+            self.close()
+            self.epoch = epoch
+
     def take(self, shared: Shared) -> None:
         """Become what all processes together know, unless this process is just making the trial."""
         if self.trial or shared.epoch < self.epoch:

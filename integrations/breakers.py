@@ -117,6 +117,8 @@ class Breakers:
     def _ask(self, command: Command) -> str:
         """Ask Redis for the trial; with Redis away each process makes its own."""
         try:
+            if self._pending:
+                self.exchange()  # Redis may not know yet that it is open
             return self._connection().run(command)
         except redis.RedisError:
             return "alone"
@@ -209,12 +211,8 @@ class Breakers:
 
     def apply_epochs(self, endpoints: Iterable[Endpoint]) -> None:
         """Close the breakers that an operator has reset since, in this process."""
-        with self._lock:
-            for endpoint in endpoints:
-                mirror = self._breaker(endpoint).mirror
-                if endpoint.breaker_epoch > mirror.epoch:
-                    mirror.close()
-                    mirror.epoch = endpoint.breaker_epoch
+        for endpoint in endpoints:
+            self._breaker(endpoint)
 
     # --- sharing ---
 
@@ -332,11 +330,13 @@ class Breakers:
 
     def _breaker(self, endpoint: Endpoint) -> Breaker:
         breaker = self._breakers.get(endpoint.id)
-        if breaker is None or breaker.endpoint is None:
+        if breaker is None:
             with self._lock:
                 breaker = self._breakers.setdefault(endpoint.id, Breaker())
-                breaker.endpoint = endpoint
-                breaker.mirror.epoch = max(breaker.mirror.epoch, endpoint.breaker_epoch)
+        if breaker.endpoint is not endpoint:
+            breaker.endpoint = endpoint
+            with self._lock:
+                breaker.mirror.follow(endpoint.breaker_epoch)
         return breaker
 
 
