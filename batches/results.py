@@ -63,7 +63,7 @@ async def alines(job: BatchJob) -> AsyncIterator[bytes]:
 
 def block_from(job: BatchJob, position: int) -> tuple[bytes, int]:
     """Return the NDJSON of the next chunks' rows, which begin at `position`, and where the next block begins."""
-    chunks = list(BatchChunk.objects.filter(batch=job, first__gte=position).order_by("first")[:STREAM_CHUNKS])
+    chunks = list(_of(job).filter(first__gte=position).order_by("first")[:STREAM_CHUNKS])
     # Purged in the meantime: the rest is said to be, in blocks like the others.
     end = chunks[-1].first + chunks[-1].size if chunks else min(position + 1000, job.total)
     rows = _complete(job, list(_rows(job, chunks)), position, end)
@@ -76,12 +76,18 @@ def vectors_of(chunk: BatchChunk) -> Vectors | None:
     """Return the chunk's vectors, float32 (size, dimensions), rows without one all zeros; None before the first."""
     if chunk.vectors is None or not chunk.dimensions:
         return None
-    return np.frombuffer(chunk.vectors, dtype="<f4").reshape(chunk.size, chunk.dimensions)
+    stored = np.frombuffer(chunk.vectors, dtype="<f4").reshape(chunk.size, chunk.dimensions)
+    return stored.astype(np.float32, copy=False)
+
+
+def _of(job: BatchJob) -> QuerySet[BatchChunk]:
+    """The batch's chunks without their texts: nobody who reads results needs them."""
+    return BatchChunk.objects.filter(batch=job).defer("texts")
 
 
 def _chunks(job: BatchJob, offset: int, end: int) -> QuerySet[BatchChunk]:
     """The chunks that hold the positions from `offset` to before `end`."""
-    chunks = BatchChunk.objects.filter(batch=job)
+    chunks = _of(job)
     begins = chunks.filter(first__lte=offset).aggregate(first=Max("first"))["first"]
     return chunks.filter(first__gte=begins or 0, first__lt=end).order_by("first")
 

@@ -20,7 +20,7 @@ from batches import bounds, clock, estimates, idempotency, queues, releasing
 from batches.models import BatchChunk, BatchJob
 from integrations import embed_request, recorder
 from integrations.calls import Call
-from integrations.errors import CitadelError, QueueUnavailable
+from integrations.errors import CitadelError, InvalidRequest, QueueUnavailable
 from integrations.patterns import Accepted, EmbedCall, Mode
 
 # Rows of one INSERT, and characters of one chunk and one INSERT: what an upload of any size holds in memory.
@@ -66,6 +66,8 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         job = insert_job(call, clock.now())
         texts = _digested(embed_request.parse_lines(lines), digest)
         job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
+        if not job.total:
+            raise InvalidRequest(errors={"body": ["Send at least one line."]})
         # Only now is the body known, and with it whether it came before.
         first = idempotency.first_batch(call, digest.hex())
         if first is None:
