@@ -227,6 +227,7 @@ LOGGING: dict[str, Any] = {
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "integrations.api.problems.csrf_failure"
 # Behind TLS set CITADEL_HTTPS=true; the bundled nginx sample sends X-Forwarded-Proto.
 HTTPS: bool = env.bool("CITADEL_HTTPS", default=False)
 if HTTPS:

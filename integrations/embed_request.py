@@ -52,7 +52,7 @@ def parse_lines_params(query: str) -> EmbedRequest:
     return EmbedRequest(texts=(), single=False, **{**data, "batch": True})
 
 
-def texts_of(lines: Iterable[bytes]) -> Iterator[str]:
+def parse_lines(lines: Iterable[bytes]) -> Iterator[str]:
     """Yield the text of each NDJSON line, {"text": …}; empty lines do not count.
 
     Raises InvalidRequest, at the line in question ("lines.17", from 1), while the lines are read.
@@ -63,10 +63,8 @@ def texts_of(lines: Iterable[bytes]) -> Iterator[str]:
             continue
         count += 1
         if count > most:
-            raise _invalid({"lines": [f"At most {most} texts."]})
+            raise _invalid({f"lines.{number}": [f"At most {most} texts."]})
         yield _line_text(line, number, limit=limit)
-    if not count:
-        raise _invalid({"lines": ["Send at least one line."]})
 
 
 def check_mode(request: EmbedRequest, mode: Mode) -> None:

@@ -11,7 +11,6 @@ from rest_framework.views import APIView
 from integrations.access import Client, identify, require
 from integrations.errors import NotPermitted
 
-
 Scopes = str | tuple[str, ...]
 
 
@@ -67,5 +66,5 @@ def client_of(request: Request) -> Client:
 
 def _declared(view: APIView, method: str) -> tuple[str, ...]:
     by_method: Mapping[str, Scopes] = getattr(view, "required_scopes", {})
-    declared: Scopes = by_method.get(method) or getattr(view, "required_scope", ())
+    declared: Scopes = by_method[method] if method in by_method else getattr(view, "required_scope", ())
     return (declared,) if isinstance(declared, str) else declared
