@@ -16,7 +16,9 @@ from integrations.errors import CircuitOpen, CitadelError, TextRejected, Upstrea
 from integrations.values import Endpoint, Forced
 from tests.made import an_assignment, an_endpoint
 
-THREE = an_assignment(breaker_threshold=3, breaker_reset_timeout=0.2)
+THREE = an_assignment(breaker_threshold=3, breaker_reset_timeout=60)
+# For tests that wait for the half-open state.
+SOON = replace(THREE, breaker_reset_timeout=0.2)
 
 
 class Process:
@@ -46,9 +48,9 @@ class Process:
     def status(self, endpoint: Endpoint) -> str:
         return self.breakers.state_of(endpoint).status
 
-    def fail(self, endpoint: Endpoint, times: int = 3) -> None:
+    def fail(self, endpoint: Endpoint, times: int = 3, *, assignment: Any = THREE) -> None:
         for _ in range(times):
-            self.call(endpoint, UpstreamFailed("down"))
+            self.call(endpoint, UpstreamFailed("down"), assignment=assignment)
 
 
 @pytest.fixture
@@ -132,13 +134,15 @@ def test_exactly_one_process_tells_of_the_trip(processes: Pair) -> None:
 def test_fifty_calls_over_two_processes_make_one_trial(processes: Pair) -> None:
     one, two = processes
     endpoint = an_endpoint("http://a")
-    one.fail(endpoint)
+    one.fail(endpoint, assignment=SOON)
     one.breakers.exchange()
     two.breakers.exchange()
     time.sleep(0.25)
 
     async def all_at_once() -> list[str]:
-        return await asyncio.gather(*(p.calling(endpoint, takes=0.2) for p in processes for _ in range(25)))
+        return await asyncio.gather(
+            *(p.calling(endpoint, assignment=SOON, takes=0.2) for p in processes for _ in range(25))
+        )
 
     outcomes = asyncio.run(all_at_once())
     assert sorted(set(outcomes)) == ["circuit_open", "ok"]
@@ -151,26 +155,28 @@ def test_fifty_calls_over_two_processes_make_one_trial(processes: Pair) -> None:
 def test_a_trial_that_fails_opens_it_for_twice_as_long(processes: Pair) -> None:
     one, _ = processes
     endpoint = an_endpoint("http://a")
-    one.fail(endpoint)
+    one.fail(endpoint, assignment=SOON)
     one.breakers.exchange()
     time.sleep(0.25)
     assert one.status(endpoint) == "half_open"
-    one.call(endpoint, UpstreamFailed("still down"))
+    one.call(endpoint, UpstreamFailed("still down"), assignment=SOON)
     one.breakers.exchange()
-    until = one.breakers.state_of(endpoint).until
+    view = one.breakers.state_of(endpoint)
+    until, opened = view.until, view.opened_at
     assert until is not None
-    assert 0.25 < (until - datetime.now(UTC)).total_seconds() <= 0.4
+    assert opened is not None
+    assert (until - opened).total_seconds() == pytest.approx(0.4, abs=0.02)
 
 
 def test_reopening_never_exceeds_the_bound(processes: Pair, settings: Any) -> None:
     settings.BREAKER_RESET_TIMEOUT_MAX = 0.3
     one, _ = processes
     endpoint = an_endpoint("http://a")
-    one.fail(endpoint)
+    one.fail(endpoint, assignment=SOON)
     one.breakers.exchange()
     for _ in range(3):
         time.sleep(0.35)
-        one.call(endpoint, UpstreamFailed("still down"))
+        one.call(endpoint, UpstreamFailed("still down"), assignment=SOON)
         one.breakers.exchange()
     until = one.breakers.state_of(endpoint).until
     assert until is not None
@@ -180,11 +186,11 @@ def test_reopening_never_exceeds_the_bound(processes: Pair, settings: Any) -> No
 def test_a_trial_that_the_client_gave_up_decides_nothing(processes: Pair) -> None:
     one, two = processes
     endpoint = an_endpoint("http://a")
-    one.fail(endpoint)
+    one.fail(endpoint, assignment=SOON)
     one.breakers.exchange()
     two.breakers.exchange()
     time.sleep(0.25)
-    one.call(endpoint, asyncio.CancelledError())
+    one.call(endpoint, asyncio.CancelledError(), assignment=SOON)
     assert one.status(endpoint) == "half_open"
     one.breakers.exchange()
     assert two.call(endpoint) == "ok"
@@ -193,8 +199,8 @@ def test_a_trial_that_the_client_gave_up_decides_nothing(processes: Pair) -> Non
 def test_a_trial_that_hangs_is_handed_to_another_after_its_time(processes: Pair) -> None:
     one, two = processes
     endpoint = an_endpoint("http://a")
-    hasty = replace(THREE, connect_timeout=0.05, attempt_timeout=0.1)  # a trial's limit is then 2.05 s
-    one.fail(endpoint)
+    hasty = replace(SOON, connect_timeout=0.05, attempt_timeout=0.1)  # a trial's limit is then 2.05 s
+    one.fail(endpoint, assignment=SOON)
     one.breakers.exchange()
     two.breakers.exchange()
     time.sleep(0.25)
@@ -258,8 +264,7 @@ def test_a_late_failure_from_before_the_reset_does_not_count(processes: Pair) ->
 def test_an_emptied_redis_is_told_again_what_is_open(processes: Pair, redis_db: "redis.Redis") -> None:
     one, two = processes
     endpoint = an_endpoint("http://a")
-    one.fail(endpoint, 2)
-    one.call(endpoint, UpstreamFailed("down"), assignment=replace(THREE, breaker_reset_timeout=30))
+    one.fail(endpoint)
     one.breakers.exchange()
     redis_db.flushdb()
     one.breakers.exchange()  # finds it missing
@@ -272,7 +277,7 @@ def test_without_redis_each_process_counts_for_itself_and_says_so(settings: Any)
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     alone = Process()
     endpoint = an_endpoint("http://a")
-    alone.fail(endpoint)
+    alone.fail(endpoint, assignment=SOON)
     assert alone.breakers.exchange() is False
     view = alone.breakers.state_of(endpoint)
     assert (view.status, view.shared) == ("open", False)
@@ -288,10 +293,8 @@ def test_the_thread_shares_within_a_second(processes: Pair) -> None:
     endpoint = an_endpoint("http://a")
     for process in processes:
         process.breakers.start()
-    slow = replace(THREE, breaker_reset_timeout=30)
-    for _ in range(3):
-        one.call(endpoint, UpstreamFailed("down"), assignment=slow)
+    one.fail(endpoint)
     ends = time.monotonic() + 1
-    while two.call(endpoint, assignment=slow) != "circuit_open" and time.monotonic() < ends:
+    while two.call(endpoint) != "circuit_open" and time.monotonic() < ends:
         time.sleep(0.05)
-    assert two.call(endpoint, assignment=slow) == "circuit_open"
+    assert two.call(endpoint) == "circuit_open"
