@@ -1,0 +1,66 @@
+"""RQ's entry points. A job carries a batch's id and nothing else: what to do is asked of PostgreSQL."""
+
+import logging
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connection
+
+from batches import claiming, heartbeats, processing, queues
+
+log = logging.getLogger(__name__)
+
+AWAY = (OperationalError, InterfaceError)
+
+
+def work(batch_id: str) -> None:
+    """Work on a batch for one slice, and ask idle workers to help with a large one."""
+    _slice(batch_id, helpers=True)
+
+
+def assist(batch_id: str) -> None:
+    """Help another worker's batch for one slice."""
+    _slice(batch_id, helpers=False)
+
+
+def after(queue: str, batch_id: str) -> None:
+    """After a slice, its job being gone: put a batch that has more to do back behind the others. Never raises.
+
+    Only then does this worker's heartbeat stop naming the batch: between the two, rescue must not enqueue it again.
+    """
+    try:
+        if queue == queues.BATCH_QUEUE and _has_more(batch_id):
+            queues.enqueue(batch_id, replace=True)
+        processing.current().pulse.works_on("")
+    except AWAY as error:
+        _away(batch_id, error)
+
+
+def _slice(batch_id: str, *, helpers: bool) -> None:
+    try:
+        connection.close_if_unusable_or_obsolete()
+        if helpers:
+            _ask_for_helpers(batch_id)
+        processing.current().work(batch_id)
+    except AWAY as error:
+        _away(batch_id, error)
+
+
+def _has_more(batch_id: str) -> bool:
+    target = claiming.find(batch_id)
+    return target is not None and processing.serving(target.model) is not None and claiming.claimable(batch_id) > 0
+
+
+def _ask_for_helpers(batch_id: str) -> None:
+    """One helper for each further BULK_CALLS_IN_FLIGHT chunks that wait, as long as there are workers."""
+    others = heartbeats.workers_alive() - 1
+    if others < 1:
+        return
+    own = settings.BULK_CALLS_IN_FLIGHT
+    waiting = claiming.claimable(batch_id, limit=own * (others + 1))
+    queues.enqueue_helpers(batch_id, min(others, -(-waiting // own) - 1))
+
+
+def _away(batch_id: str, error: Exception) -> None:
+    """PostgreSQL is away: this slice is over, and the scheduler enqueues the batch again."""
+    log.warning("slice ended: PostgreSQL does not answer", extra={"batch_id": batch_id, "error": str(error)})
+    connection.close()
