@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from integrations.access import Client, identify, require
 from integrations.errors import NotPermitted
+
+if TYPE_CHECKING:
+    # DRF imports this module while it makes its views.
+    from rest_framework.views import APIView
 
 Scopes = str | tuple[str, ...]
 
@@ -44,7 +48,7 @@ class HasScope(BasePermission):
     enough. A view, or a method of one, that declares none is refused to everybody.
     """
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return True, or raise NotAuthenticated or NotPermitted."""
         method = request.method or ""
         if not hasattr(view, method.lower()):
@@ -64,7 +68,7 @@ def client_of(request: Request) -> Client:
     return client
 
 
-def _declared(view: APIView, method: str) -> tuple[str, ...]:
+def _declared(view: "APIView", method: str) -> tuple[str, ...]:
     by_method: Mapping[str, Scopes] = getattr(view, "required_scopes", {})
     declared: Scopes = by_method[method] if method in by_method else getattr(view, "required_scope", ())
     return (declared,) if isinstance(declared, str) else declared
