@@ -63,6 +63,7 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         # Whoever sends a stored batch again gets its answer also when the queue is full by now.
         if not idempotency.is_used(call):
             bounds.check_room(call.model.slug, limit=call.model.max_waiting_texts, adding=1)
+        before = transaction.savepoint()
         job = insert_job(call, clock.now())
         texts = _digested(embed_request.parse_lines(lines), digest)
         job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
@@ -73,7 +74,7 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         if first is None:
             _settle(job, call, digest.hex())
         else:
-            transaction.set_rollback(True)
+            transaction.savepoint_rollback(before)
         outcome.job = first or job
         return _accepted(first or job, call)
 
