@@ -62,10 +62,10 @@ def write_record(folder: Path, name: str) -> None:
     temporary.rename(path)
 
 
-def read_records(folder: Path) -> list[Identity]:
-    """Return the recorded processes that still run. A record that is no record is ignored."""
+def read_records(folder: Path, name: str = "*") -> list[Identity]:
+    """Return the recorded processes (of one name) that still run. A record that is no record is ignored."""
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob(f"{name}.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
             found.append(Identity(**json.loads(path.read_text())))
     return [identity for identity in found if identity.alive()]
