@@ -30,7 +30,7 @@ GLANCE = 0.1
 
 @dataclass(slots=True, kw_only=True)
 class Duty:
-    """Something to do at each tick, or every `interval` seconds; when it returns True, there is more for the next tick."""
+    """Something to do every `interval` seconds, or at each tick; when it returns True, at the next tick again."""
 
     name: str
     do: Callable[[], object]

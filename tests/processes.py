@@ -1,0 +1,269 @@
+"""Citadel's real processes on a database of their own, for tests that kill them.
+
+    def test_something(stack: Stack) -> None:
+        with Upstream() as upstream:
+            serve_model(upstream)                     # in the stack's database, which this process uses too
+            worker, scheduler = stack.worker(), stack.scheduler()
+            ...
+            worker.kill()                             # kill -9
+            wait_until(lambda: ..., 30)
+
+The `stack` fixture copies a migrated template, points this process's ORM at the copy, empties this run's Redis database,
+and at the end stops what was started (by SIGTERM, so that coverage is written) and drops the copy.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import redis
+import requests
+from django.conf import settings
+from django.db import connection, connections
+from pytest_django import DjangoDbBlocker
+
+from batches.models import WorkerHeartbeat
+from integrations import recorder, snapshot
+from integrations.models import Endpoint, ModelConfig, PatternAssignment
+from tests.upstreams import Upstream
+
+ROOT = Path(__file__).resolve().parent.parent
+# Short times, so that what waits for a time to pass does not wait long. The lease stays what it is in production.
+QUICK = {
+    "BULK_PROCESSING_INTERVAL": "0.2",
+    "CHUNK_BACKOFF": "0.2",
+    "CHUNK_BACKOFF_MAX": "1",
+    "SCHEDULER_INTERVAL": "0.3",
+    "BREAKER_RESET_TIMEOUT": "1",
+}
+
+
+class Process:
+    """One running process of Citadel; what it writes is in `log`."""
+
+    def __init__(self, name: str, command: list[str], *, env: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        with log.open("wb") as output:
+            self._popen = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        self.pid = self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as the kernel would: it gets no word in."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def stop(self, *, within: float = 10.0) -> float:
+        """Send SIGTERM and wait; return the seconds it took. Fails when it takes longer than `within`, or goes wrong."""
+        started = time.monotonic()
+        self._popen.terminate()
+        try:
+            code = self.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"{self.name} did not stop within {within} s:\n{self.tail()}") from None
+        assert code == 0, f"{self.name} ended with {code}:\n{self.tail()}"
+        return time.monotonic() - started
+
+    def wait(self, timeout: float) -> int:
+        """Wait until it ends by itself; return its exit status."""
+        return self._popen.wait(timeout)
+
+    def tail(self, characters: int = 4000) -> str:
+        """The end of what it wrote."""
+        return self.log.read_text(errors="replace")[-characters:]
+
+
+class Stack:
+    """Starts Citadel's processes on one database and one Redis database."""
+
+    def __init__(self, *, database_url: str, redis_url: str, folder: Path) -> None:
+        self.database_url, self.redis_url, self.folder = database_url, redis_url, folder
+        self.redis = redis.Redis.from_url(redis_url)
+        self._processes: list[Process] = []
+
+    def env(self, **changes: str) -> dict[str, str]:
+        """The environment of its processes."""
+        own = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "SECRET_KEY": "only-for-tests"}
+        state = {"CITADEL_STATE_DIR": str(self.folder), "DJANGO_SETTINGS_MODULE": "citadel.settings"}
+        return {**os.environ, **QUICK, **own, **state, **changes}
+
+    def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of manage.py to its end."""
+        command = [sys.executable, "manage.py", *arguments]
+        return subprocess.run(command, env=self.env(**env), cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    def worker(self, **env: str) -> Process:
+        """Start a worker and wait for its first heartbeat."""
+        name = f"worker-{uuid.uuid4().hex[:8]}"
+        process = self.start(name, [sys.executable, "manage.py", "worker", "--name", name], **env)
+        self._wait_for(process, lambda: WorkerHeartbeat.objects.filter(name=name).exists())
+        return process
+
+    def scheduler(self, **env: str) -> Process:
+        """Start a scheduler and wait for its first heartbeat."""
+        process = self.start("scheduler", [sys.executable, "manage.py", "scheduler"], **env)
+        self._wait_for(process, lambda: WorkerHeartbeat.objects.filter(pid=process.pid, kind="scheduler").exists())
+        return process
+
+    def web(self, *, processes: int = 1, **env: str) -> tuple[Process, str]:
+        """Start the web server and wait until it answers; return it and its base URL."""
+        port = _free_port()
+        command = [sys.executable, "-m", "granian", "citadel.asgi:application", "--interface", "asgi"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(processes)]
+        url = f"http://127.0.0.1:{port}"
+        process = self.start("web", command, **env)
+        self._wait_for(process, lambda: _answers(f"{url}/health/live"))
+        return process, url
+
+    def start(self, name: str, command: list[str], **env: str) -> Process:
+        """Start any process; it is stopped with the stack."""
+        log = self.folder / f"{name}-{len(self._processes)}.log"
+        process = Process(name, command, env=self.env(**env), log=log)
+        self._processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Stop what still runs."""
+        running = [process for process in self._processes if process.running]
+        for process in running:
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)
+        for process in running:
+            try:
+                process.wait(12)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.redis.close()
+
+    def _wait_for(self, process: Process, ready: Callable[[], bool]) -> None:
+        def look() -> bool:
+            assert process.running, f"{process.name} ended:\n{process.tail()}"
+            return ready()
+
+        try:
+            wait_until(look, 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{process.tail()}") from None
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, *, every: float = 0.05) -> None:
+    """Wait until `condition()` holds; fail when that takes longer than `seconds`."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"not within {seconds} s"
+        time.sleep(every)
+
+
+def serve_model(
+    *upstreams: Upstream | str, slug: str = "m", pattern: str = "bulk_only", fields: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Store a model at these upstreams (or URLs), its one assignment with `fields`, and make it known to this process."""
+    model = ModelConfig.objects.create(slug=slug, upstream_model="test-model")
+    PatternAssignment.objects.create(model=model, pattern=pattern, **(fields or {}))
+    for position, upstream in enumerate(upstreams):
+        url, protocol = (upstream, "ollama") if isinstance(upstream, str) else (upstream.url, upstream.protocol)
+        Endpoint.objects.create(model=model, position=position, url=url, protocol=protocol)
+    snapshot.bump()
+    snapshot.load()
+    return model
+
+
+@pytest.fixture(scope="session")
+def database_template() -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = f"citadel_template_{os.getpid()}"
+    with _administrator() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    try:
+        env = {**os.environ, "DATABASE_URL": _url(name)}
+        migrate = [sys.executable, "manage.py", "migrate", "-v0", "--skip-checks"]
+        subprocess.run(migrate, env=env, cwd=ROOT, check=True, timeout=120)
+        yield name
+    finally:
+        _drop(name)
+
+
+@pytest.fixture
+def stack(database_template: str, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Stack]:
+    """A stack with nothing running; this process's ORM and Redis settings mean the stack's databases."""
+    name = f"citadel_stack_{uuid.uuid4().hex[:12]}"
+    with _administrator() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {database_template}")
+    built = Stack(database_url=_url(name), redis_url=settings.REDIS_URL, folder=tmp_path)
+    built.redis.flushdb()
+    try:
+        with django_db_blocker.unblock(), _connected_to(name):
+            try:
+                yield built
+            finally:
+                built.stop()
+                built.redis.flushdb()
+                recorder.stop()
+    finally:
+        _drop(name)
+
+
+@contextlib.contextmanager
+def _connected_to(name: str) -> Iterator[None]:
+    configured = connections.settings["default"]
+    before = configured["NAME"]
+    connection.close()
+    configured["NAME"] = name
+    try:
+        yield
+    finally:
+        connection.close()
+        configured["NAME"] = before
+
+
+@contextlib.contextmanager
+def _administrator() -> Iterator[Any]:
+    server = psycopg2.connect(_url("postgres"))
+    server.autocommit = True
+    try:
+        with server.cursor() as cursor:
+            yield cursor
+    finally:
+        server.close()
+
+
+def _drop(name: str) -> None:
+    with _administrator() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _url(name: str) -> str:
+    """The tests' server, another database of it."""
+    return os.environ["DATABASE_URL"].rsplit("/", 1)[0] + f"/{name}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=1).ok
+    except requests.RequestException:
+        return False
