@@ -216,9 +216,8 @@ class Station:
             self._worker = None
 
     def _new_worker(self) -> BatchWorker:
-        connection = redis.Redis.from_url(
-            settings.REDIS_URL, socket_connect_timeout=settings.REDIS_TIMEOUT, socket_keepalive=True
-        )
+        # TCP keepalive is redis-py's default; to say so would fail for a unix socket.
+        connection = redis.Redis.from_url(settings.REDIS_URL, socket_connect_timeout=settings.REDIS_TIMEOUT)
         queues = [django_rq.get_queue(name, connection=connection) for name in (BATCH_QUEUE, BATCH_HELPERS)]
         options: dict[str, Any] = {"worker_ttl": WORKER_TTL, "serializer": JSONSerializer, "queue_class": BatchQueue}
         # A name that RQ has not seen: it refuses one whose owner was killed a minute ago.
