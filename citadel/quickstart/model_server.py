@@ -92,12 +92,12 @@ def serving(seats: Iterable[Seat]) -> Iterator[None]:
         minilm = MiniLM()
         servers: list[socketserver.BaseServer] = [opened.enter_context(ModelServer(seat, minilm)) for seat in seats]
         for server in servers:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
         opened.callback(_shut_down, servers)
         yield
 
 
 def _shut_down(servers: Sequence[socketserver.BaseServer]) -> None:
-    """Stop all at once: each takes up to half a second to notice."""
+    """Stop all at once: each takes a moment to notice."""
     with ThreadPoolExecutor(max_workers=len(servers) or 1) as together:
         list(together.map(lambda server: server.shutdown(), servers))

@@ -97,7 +97,7 @@ def groups(plan: Plan) -> tuple[Group, ...]:
     workers = [manage(plan, f"worker-{n}", "worker") for n in range(1, WORKERS + 1)]
     return (
         Group(name="services", programs=tuple(servers), patience=3),
-        Group(name="demo", programs=tuple(models), patience=1),
+        Group(name="demo", programs=tuple(models), patience=2),
         # They need the tables, which come between.
         Group(
             name="citadel",

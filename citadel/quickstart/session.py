@@ -19,7 +19,7 @@ from citadel.quickstart.places import own_folder
 from citadel.quickstart.plan import Plan
 
 # What supervisord may take for an orderly stop; then everything that is left is killed. The whole stays under 10 s.
-_ORDERLY = 8.0
+_ORDERLY = 9.0
 _PASSWORD_CHANGED = 3
 
 
