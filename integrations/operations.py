@@ -197,10 +197,22 @@ def save_model(
 def save_endpoint(endpoint: Endpoint, *, actor: str, reason: str = "") -> None:
     """Store one endpoint, new or changed."""
     with write("save_endpoint", actor=actor, reason=_reason(reason, required=False)) as trail:
-        trail.model, trail.target = endpoint.model.slug, endpoint.url
-        trail.before = plain(endpoint.model_id)
-        store(endpoint)
-        trail.after = plain(endpoint.model_id)
+        _save_row(trail, endpoint)
+
+
+def save_assignment(assignment: PatternAssignment, *, actor: str, reason: str = "") -> None:
+    """Store one pattern of a model, new or with other settings."""
+    with write("save_assignment", actor=actor, reason=_reason(reason, required=False)) as trail:
+        _save_row(trail, assignment)
+        patterns = assignment.model.assignments.values_list("pattern", flat=True)
+        _named("pattern", partial(rules.check_assignments, patterns))
+
+
+def _save_row(trail: Trail, row: Endpoint | PatternAssignment) -> None:
+    trail.model, trail.target = row.model.slug, str(row)
+    trail.before = plain(row.model_id)
+    store(row)
+    trail.after = plain(row.model_id)
 
 
 def delete_endpoints(endpoint_ids: Collection[int], *, actor: str, reason: str = "") -> None:

@@ -1,0 +1,134 @@
+"""What the admin pages share: writes go through operations, refusals become messages, actions ask before they act."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin import helpers
+from django.core.exceptions import ValidationError
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
+
+if TYPE_CHECKING:
+    UnfoldAdmin = admin.ModelAdmin[Any]
+    UnfoldTabular = admin.TabularInline[Any, Any]
+    UnfoldStacked = admin.StackedInline[Any, Any]
+else:
+    from unfold.admin import ModelAdmin as UnfoldAdmin
+    from unfold.admin import StackedInline as UnfoldStacked
+    from unfold.admin import TabularInline as UnfoldTabular
+
+__all__ = ["OperatorAdmin", "ReadOnlyAdmin", "UnfoldStacked", "UnfoldTabular", "actor", "ask"]
+
+
+def actor(request: HttpRequest) -> str:
+    """The name that the audit trail shows."""
+    return request.user.get_username()
+
+
+class OperatorAdmin(UnfoldAdmin):
+    """A page whose writes are operations.
+
+    What an operation refuses although the form allowed it (a rule over several rows, somebody else's edit in between)
+    comes back as a message; Django's own transaction around the view has then undone everything.
+    """
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        """Show or save one row."""
+        return _refusals_told(
+            request, lambda: super(OperatorAdmin, self).changeform_view(request, object_id, form_url, extra_context)
+        )
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> Any:
+        """Ask, then delete one row."""
+        return _refusals_told(
+            request, lambda: super(OperatorAdmin, self).delete_view(request, object_id, extra_context)
+        )
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show the list, or act on a part of it."""
+        return _refusals_told(request, lambda: super(OperatorAdmin, self).changelist_view(request, extra_context))
+
+
+def _refusals_told(request: HttpRequest, view: Callable[[], HttpResponseBase]) -> HttpResponseBase:
+    try:
+        return view()
+    except ValidationError as error:
+        for message in lines(error):
+            messages.error(request, message)
+        return HttpResponseRedirect(request.get_full_path())
+
+
+def lines(error: ValidationError) -> list[str]:
+    """A refusal as sentences, each with its field in front."""
+    if not hasattr(error, "error_dict"):
+        return list(error.messages)
+    return [f"{field}: {' '.join(texts)}" for field, texts in error.message_dict.items()]
+
+
+class ReadOnlyAdmin(UnfoldAdmin):
+    """Rows that Citadel writes and nobody edits."""
+
+    show_full_result_count = False  # counting all calls ever made takes seconds
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody adds."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody changes."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Nobody deletes."""
+        return False
+
+
+def ask(
+    page: "admin.ModelAdmin[Any]",
+    request: HttpRequest,
+    rows: "QuerySet[Any]",
+    *,
+    form_class: type[forms.Form],
+    title: str,
+    act: Callable[[Mapping[str, Any]], None],
+) -> HttpResponse | None:
+    """The second step of an action: show `form_class` for the chosen rows; once it is sent and valid, `act` on it.
+
+    Returns None when that is done, and Django then shows the list again.
+    """
+    form = form_class(request.POST) if "apply" in request.POST else form_class()
+    if form.is_bound and form.is_valid() and _acted(form, act):
+        messages.success(request, f"{title}: {', '.join(str(row) for row in rows)}.")
+        return None
+    context = {
+        **page.admin_site.each_context(request),
+        "title": title,
+        "opts": page.model._meta,
+        "rows": rows,
+        "form": form,
+        "action": request.POST.get("action", ""),
+        "checkbox": helpers.ACTION_CHECKBOX_NAME,
+        "media": page.media + form.media,
+    }
+    return TemplateResponse(request, "admin/integrations/ask.html", context)
+
+
+def _acted(form: forms.Form, act: Callable[[Mapping[str, Any]], None]) -> bool:
+    try:
+        act(form.cleaned_data)
+    except ValidationError as error:
+        named = error.message_dict if hasattr(error, "error_dict") else {"": error.messages}
+        for field, texts in named.items():
+            form.add_error(field if field in form.fields else None, [str(text) for text in texts])
+        return False
+    return True
