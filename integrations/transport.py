@@ -10,6 +10,7 @@ An answer with an error status is an answer: the protocol says what it means. Ca
 """
 
 import asyncio
+import io
 import os
 import ssl
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from integrations.protocols.base import HttpRequest, HttpResponse
 # vLLM's server closes idle connections after 5 s. Ours are dropped before that, so that a request seldom meets a
 # connection which its server is just closing.
 KEEPALIVE_SECONDS = 4.0
+LARGE_BODY = 2**20
 # aiohttp rounds longer timeouts up to whole seconds; a deadline must not be.
 _NO_ROUNDING = float("inf")
 # Floats barely compress, and packing them costs the server more than the local network does. A server that compresses
@@ -101,7 +103,7 @@ async def _exchange(
         request.method,
         request.url,
         headers=request.headers,
-        data=request.body or None,
+        data=_payload(request.body),
         timeout=limits,
         ssl=context,
         allow_redirects=False,
@@ -109,6 +111,11 @@ async def _exchange(
     ) as response:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpResponse(status=response.status, headers=headers, body=await _body(response))
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO | None:
+    # aiohttp writes bytes in one piece; a stream lets the loop breathe between the pieces of a large call.
+    return io.BytesIO(body) if len(body) > LARGE_BODY else body or None
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -54,7 +54,10 @@ class Exchange:
 
 async def read_request(reader: asyncio.StreamReader) -> Recorded:
     """Return the next request of a connection; raises EOFError at its end."""
-    head = await reader.readuntil(b"\r\n\r\n")
+    start = await reader.readexactly(1)
+    if not start.isalpha():  # not HTTP: TLS, say
+        raise EOFError
+    head = start + await reader.readuntil(b"\r\n\r\n")
     first, *lines = head.decode("latin-1").strip().split("\r\n")
     method, path, _ = first.split(" ", 2)
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

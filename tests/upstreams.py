@@ -15,12 +15,12 @@ As a process, with the same failures set over HTTP:
 import argparse
 import asyncio
 import hashlib
-import json
 import signal
 import socket
 import ssl
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -138,6 +138,14 @@ class Upstream:
         """Close the connections on which no request is being answered, without a word, as servers do after a while."""
         self._call(self._close(only_idle=True))
 
+    def wait_in_flight(self, count: int, *, timeout: float = 30.0) -> None:
+        """Return once `count` embedding calls are here, answered by none yet. TimeoutError if they never are."""
+        ends = time.monotonic() + timeout
+        while self.in_flight < count:
+            if time.monotonic() > ends:
+                raise TimeoutError(f"{self.in_flight} of {count} calls arrived")
+            time.sleep(0.005)
+
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
 
@@ -161,9 +169,9 @@ class Upstream:
     def fail(self, kind: str, *, times: int | None = None, on: str = "embed", **options: Any) -> None:
         """Set a failure by its name; the methods below say what each takes."""
         failure = _Failure(kind=kind, times=times, on=on, options=options)
+        if kind not in FAILURES:
+            raise ValueError(f"no failure is called {kind}")
         with self._lock:
-            if kind not in FAILURES:
-                raise ValueError(f"no failure is called {kind}")
             if times is None:
                 self._failures = [f for f in self._failures if f.times is not None or f.on != on]
             self._failures.append(failure)
@@ -341,13 +349,12 @@ class Upstream:
         if exchange.request.method == "POST":
             self._obey(orjson.loads(exchange.request.body))
         names = ("calls", "answered", "health_calls", "connections", "in_flight", "peak", "texts", "embedded")
-        await exchange.send(200, json.dumps({name: getattr(self, name) for name in names}).encode())
+        await exchange.send(200, orjson.dumps({name: getattr(self, name) for name in names}))
 
     def _obey(self, command: dict[str, Any]) -> None:
-        if command.pop("clear", False):
-            self.clear()
-        if command.pop("reset_counters", False):
-            self.reset_counters()
+        for name in ("clear", "reset_counters"):
+            if command.pop(name, False):
+                getattr(self, name)()
         for name in ("delay", "max_batch"):
             if name in command:
                 setattr(self, name, command.pop(name))
