@@ -1,13 +1,51 @@
-"""Real PostgreSQL and Redis for every test, in databases that only this run uses."""
+"""Real PostgreSQL and Redis for every test, in databases that only this run uses.
 
+Those on 127.0.0.1:5432 and :6379 (or of TEST_DATABASE_URL and TEST_REDIS_URL) where they answer; else both from wheels,
+for as long as the run lasts. TEST_SERVERS=embedded takes the latter in any case.
+"""
+
+import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
+import environ
+import psycopg2
 import pytest
 import redis
+from django.conf import settings
+from django.db import connections
+
+from citadel.quickstart import embedded
+
+pytest_plugins = ("tests.fixtures_records", "tests.processes")
 
 PG_URL = os.environ.get("TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
+STARTED = contextlib.ExitStack()
+
+
+def _both_answer() -> bool:
+    try:
+        psycopg2.connect(PG_URL, connect_timeout=3).close()
+        redis.Redis.from_url(f"{REDIS_SERVER}/0", socket_connect_timeout=3).ping()
+    except (psycopg2.Error, redis.RedisError):
+        return False
+    return True
+
+
+def _start_both() -> tuple[str, str]:
+    """Start both; return their addresses. Their password goes to libpq through its own variable."""
+    folder = tempfile.mkdtemp(prefix="citadel-tests-")
+    STARTED.callback(shutil.rmtree, folder, ignore_errors=True)
+    servers = STARTED.enter_context(embedded.running(Path(folder)))
+    os.environ["PGPASSWORD"] = servers.password
+    return (
+        f"postgresql://postgres@127.0.0.1:{servers.postgres_port}/postgres",
+        f"redis://:{servers.password}@127.0.0.1:{servers.redis_port}",
+    )
 
 
 def _claim_redis_db() -> int:
@@ -19,6 +57,8 @@ def _claim_redis_db() -> int:
     raise RuntimeError("Redis databases 1 to 15 are all taken by other test runs")
 
 
+if os.environ.get("TEST_SERVERS") == "embedded" or not _both_answer():
+    PG_URL, REDIS_SERVER = _start_both()
 REDIS_DB = _claim_redis_db()
 os.environ["DATABASE_URL"] = PG_URL
 os.environ["REDIS_URL"] = f"{REDIS_SERVER}/{REDIS_DB}"
@@ -26,16 +66,24 @@ os.environ["TEST_DATABASE_NAME"] = f"citadel_test_{os.getpid()}"
 
 
 def pytest_unconfigure() -> None:
-    """Give the Redis database back, empty."""
+    """Give the Redis database back, empty, and stop what this run has started."""
     redis.Redis.from_url(os.environ["REDIS_URL"]).flushdb()
     redis.Redis.from_url(f"{REDIS_SERVER}/0").delete(f"citadel:tests:{REDIS_DB}")
+    STARTED.close()
+
+
+def pytest_configure() -> None:
+    """Settings are read before this file is: point them at what this run has claimed."""
+    settings.REDIS_URL = os.environ["REDIS_URL"]
+    for queue in settings.RQ_QUEUES.values():
+        queue["URL"] = settings.REDIS_URL
+    found = environ.Env.db_url_config(PG_URL)
+    connections.settings["default"].update({name: found[name] for name in ("HOST", "PORT", "USER", "PASSWORD", "NAME")})
 
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
-    from django.conf import settings
-
-    settings.DATABASES["default"]["TEST"] = {"NAME": os.environ["TEST_DATABASE_NAME"]}
+    connections.settings["default"]["TEST"]["NAME"] = os.environ["TEST_DATABASE_NAME"]
 
 
 @pytest.fixture

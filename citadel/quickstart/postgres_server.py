@@ -17,6 +17,7 @@ from citadel.quickstart import processes
 from citadel.quickstart.launch import Program
 from citadel.quickstart.places import Places
 
+PORT = 5432  # part of the socket's name
 _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
@@ -25,9 +26,10 @@ def data_folder(places: Places) -> Path:
     return places.services / "postgres"
 
 
-def url(places: Places, database: str) -> str:
+def url(places: Places, database: str, *, port: int = 0) -> str:
     """Return the address of a database, as libpq writes one that is behind a socket."""
-    return f"postgresql://postgres@/{database}?host={places.server_sockets}"
+    number = f"&port={port}" if port else ""
+    return f"postgresql://postgres@/{database}?host={places.server_sockets}{number}"
 
 
 def prepare(places: Places) -> None:
@@ -46,7 +48,13 @@ def _init(places: Places, data: Path) -> None:
     """Run initdb in a folder of its own and rename it: a start that is killed half way leaves no half cluster."""
     half = data.with_name("postgres.half")
     shutil.rmtree(half, ignore_errors=True)
-    options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+    options = [
+        "--username=postgres",
+        "--auth-local=trust",
+        "--auth-host=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+    ]
     options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
     done = _run(places, "initdb", f"--pgdata={half}", *options)
     if done.returncode != 0:
@@ -72,10 +80,11 @@ def _clear(data: Path) -> None:
     lock.unlink(missing_ok=True)
 
 
-def program(places: Places, *, records: Path, mark: str) -> Program:
-    """Return how to start the server: no TCP, its socket for its own account (and root) alone."""
+def program(places: Places, *, records: Path, mark: str, port: int = 0) -> Program:
+    """Return how to start the server: its socket for its own account (and root) alone, and no TCP without a port."""
     settings = {
-        "listen_addresses": "",
+        "listen_addresses": "127.0.0.1" if port else "",
+        "port": str(port or PORT),
         "unix_socket_directories": str(places.server_sockets),
         "unix_socket_permissions": "0700",
         "timezone": "UTC",
@@ -94,15 +103,16 @@ def program(places: Places, *, records: Path, mark: str) -> Program:
     )
 
 
-def answers(places: Places) -> bool:
+def answers(places: Places, *, port: int = 0) -> bool:
     """Whether it takes connections. `pg_ctl status` says yes for a killed server; pg_isready asks."""
-    return _run(places, "pg_isready", "-q", "-h", str(places.server_sockets)).returncode == 0
+    address = ["-h", str(places.server_sockets), "-p", str(port or PORT)]
+    return _run(places, "pg_isready", "-q", *address).returncode == 0
 
 
-def wait(places: Places, *, within: float) -> bool:
+def wait(places: Places, *, within: float, port: int = 0) -> bool:
     """Wait until it takes connections."""
     deadline = time.monotonic() + within
-    while not answers(places):
+    while not answers(places, port=port):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

@@ -26,10 +26,11 @@ def command_line(places: Places) -> str:
     return f"{client if client.exists() else 'redis-cli'} -s {socket(places)}"
 
 
-def program(places: Places, *, records: Path, mark: str) -> Program:
-    """Return how to start the server."""
+def program(places: Places, *, records: Path, mark: str, port: int = 0) -> Program:
+    """Return how to start the server; no TCP without a port."""
     options = {
-        "--port": "0",
+        "--port": str(port),
+        "--bind": "127.0.0.1",
         "--unixsocket": str(socket(places)),
         "--unixsocketperm": "700",
         "--save": "",
