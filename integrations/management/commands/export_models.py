@@ -3,13 +3,14 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from integrations.configuration import describe, write
+from integrations.management.operator_command import OperatorCommand
 from integrations.models import ModelConfig
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Print models, their endpoints and patterns as YAML. It holds no key and no secret."""
 
     help = "Prints models as YAML; `sync_models --from` makes the same of it."

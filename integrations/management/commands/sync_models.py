@@ -7,23 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from integrations import operations, rules, seeding
 from integrations.configuration import ModelDocument, read
+from integrations.management.operator_command import OperatorCommand
 from integrations.models import ModelConfig
 from integrations.operations import ModelChange
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     """Create the nine models where they are missing; --reset and --from make models equal to what they should be."""
 
     help = (
         "Without options: creates those of the nine models that are missing, as the environment describes them, "
         "and changes nothing else. docs/configuration.md describes the file of --from."
     )
-    # The checks would refuse to start over the very faults that this command puts right.
-    requires_system_checks: tuple[str, ...] = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         source = parser.add_mutually_exclusive_group()
