@@ -16,7 +16,7 @@ from typing import Final
 
 from integrations import gateway, loop, snapshot, transport
 from integrations.breakers import Breakers
-from integrations.errors import CircuitOpen, CitadelError, UpstreamFailed
+from integrations.errors import BatchNotCancellable, CircuitOpen, CitadelError, UpstreamFailed
 from integrations.gateway import Gateway
 from integrations.patterns import Accepted, EmbedCall, Embeddings, EmbedRequest, Mode
 from integrations.protocols.base import HttpRequest, HttpResponse
@@ -248,7 +248,10 @@ class _Drill:
             request=EmbedRequest(texts=(TEXT,), single=True, client_metadata={"drill": self.request_id}),
             received_at=datetime.now(UTC),
         )
-        accepted = queue_takeover(call)
+        try:
+            accepted = queue_takeover(call)
+        except BatchNotCancellable:
+            return "Queued, and done by a worker before it could be cancelled."
         return f"Queued as {accepted.batch_id}, which was cancelled at once."
 
     def _half_open(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
-from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig
+from django.core.exceptions import BadRequest, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views import csrf, defaults
@@ -57,6 +57,8 @@ _OF_FOREIGN: Final[dict[type[Exception], type[CitadelError]]] = {
     RequestDataTooBig: RequestTooLarge,
     UnreadablePostError: InvalidRequest,
     BadRequest: InvalidRequest,
+    # Last: RequestDataTooBig is one, too.
+    SuspiciousOperation: InvalidRequest,
 }
 # Their own words name the field or the method; the others' speak of Django.
 _WORDS_KEPT: Final = (exceptions.ParseError, exceptions.MethodNotAllowed)
@@ -153,8 +155,7 @@ def handler400(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """A request that Django refuses: a Host that is not allowed, a path that hides something."""
     if not belongs_to_api(request):
         return defaults.bad_request(request, exception)
-    ours = as_citadel_error(exception)
-    return problem_response(ours if ours.status < 500 else InvalidRequest())
+    return problem_response(as_citadel_error(exception))
 
 
 def handler403(request: HttpRequest, exception: Exception) -> HttpResponseBase:
