@@ -177,7 +177,6 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_REDIRECT_URL = "/admin/"
 STATIC_URL = "/static/"
-STATIC_ROOT = STATE_DIR / "static"
 # Static files come from the packages themselves: no collectstatic step on the way to a first answer.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False

@@ -1,8 +1,41 @@
-"""The composition root: which handler answers which address."""
+"""The composition root: which handler answers which address.
+
+`integrations` knows nothing of the queue; what its views need of it is handed to them here.
+"""
 
 from django.contrib import admin
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
+from django.views.generic import RedirectView
+
+from batches import heartbeats
+from batches.lifecycle import cancel
+from batches.patterns import bulk, hybrid
+from batches.submission import submit, submit_lines
+from integrations.api.urls import api_urls
+from integrations.live import real_time
+from integrations.patterns import Accepted, EmbedCall, Pattern
+
+handler400 = "integrations.api.problems.handler400"
+handler403 = "integrations.api.problems.handler403"
+handler404 = "integrations.api.problems.handler404"
+handler500 = "integrations.api.problems.handler500"
+
+
+def queue_takeover(call: EmbedCall) -> Accepted:
+    """What a drill asks of the queue: a real batch, cancelled at once."""
+    accepted = submit(call)
+    cancel(accepted.batch_id)
+    return accepted
+
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("", RedirectView.as_view(url="/admin/"), name="home"),
     path("admin/", admin.site.urls),
+    path("api/v1/external/", include("batches.api.urls")),
+    *api_urls(
+        handlers={Pattern.REAL_TIME: real_time, Pattern.HYBRID: hybrid, Pattern.BULK_ONLY: bulk},
+        lines_handler=submit_lines,
+        workers_alive=heartbeats.workers_alive,
+        queue_takeover=queue_takeover,
+    ),
 ]
