@@ -22,13 +22,13 @@ from integrations.errors import (
 from integrations.models import AuditEntry
 from tests.made_batches import State, a_batch, a_chunk, a_vector, at_once, configure, finish
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_db")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
 TEXTS = ["a", "b", "c", "d", "e", "f"]
 
 
 @pytest.fixture(autouse=True)
-def model(transactional_db: None) -> None:
+def model(db: None) -> None:
     configure(max_waiting_texts=20)
 
 
@@ -87,6 +87,7 @@ def test_an_ended_batch_cannot_be_cancelled(state: str) -> None:
     assert job.state == state
 
 
+@pytest.mark.django_db(transaction=True)
 def test_of_several_cancels_at_one_moment_one_succeeds() -> None:
     job = a_job()
     found = at_once(*[partial(lifecycle.cancel, job.batch_id)] * 4)
@@ -102,6 +103,7 @@ def test_what_does_not_exist_is_not_found() -> None:
 # --- Retry -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_retry_runs_only_the_texts_that_failed_and_keeps_the_vectors() -> None:
     job = a_job(age=100)
     first, second = chunks(job)
@@ -189,6 +191,7 @@ def test_a_retry_that_does_not_fit_the_queue_changes_nothing() -> None:
     assert (job.state, bounds.waiting_texts("m"), queues.listed()) == (State.COMPLETED, 19, frozenset())
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_cancel_and_a_worker_that_stores_do_not_deadlock() -> None:
     """Both take the batch's row first."""
 

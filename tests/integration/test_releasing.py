@@ -10,11 +10,11 @@ from batches import clock, releasing
 from batches.models import BatchJob
 from tests.made_batches import State, a_batch, at_once, configure
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def models(transactional_db: None) -> None:
+def models(db: None) -> None:
     configure("m", batch_size=10, processing_interval=60)
     configure("other", pattern="hybrid", batch_size=10, processing_interval=60)
 
@@ -74,6 +74,7 @@ def test_batches_of_a_model_that_is_configured_no_more_go_by_the_defaults() -> N
     assert releasing.release_due(clock.now()) == [gone.batch_id, more.batch_id]
 
 
+@pytest.mark.django_db(transaction=True)
 def test_two_schedulers_share_out_what_they_release() -> None:
     jobs = {a_batch(total=1, age=61).batch_id for _ in range(200)}
     now = clock.now()
@@ -82,6 +83,7 @@ def test_two_schedulers_share_out_what_they_release() -> None:
     assert not held()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_batch_that_somebody_is_just_cancelling_is_left_alone() -> None:
     cancelling, go_on = Event(), Event()
     job, other = a_batch(total=5), a_batch(total=5)
