@@ -204,17 +204,17 @@ def _oldest(width: str, *, after: datetime, before: datetime) -> datetime | None
     return oldest.astimezone(UTC) if oldest else None
 
 
-def prune(now: datetime | None = None) -> int:
+def prune(now: datetime | None = None, *, calls_a_slice: int = CALLS_A_SLICE) -> int:
     """Delete the calls older than CALL_RECORD_RETENTION; return how many.
 
-    In slices of CALLS_A_SLICE, each its own transaction, at most SLICES_AT_ONCE. Raises django.db.DatabaseError.
+    Each slice is its own transaction, at most SLICES_AT_ONCE of them. Raises django.db.DatabaseError.
     """
     before = (now or datetime.now(UTC)) - timedelta(seconds=settings.CALL_RECORD_RETENTION)
     gone = 0
     for _ in range(SLICES_AT_ONCE):
-        due = CallRecord.objects.filter(started_at__lt=before).order_by("started_at").values("id")[:CALLS_A_SLICE]
+        due = CallRecord.objects.filter(started_at__lt=before).order_by("started_at").values("id")[:calls_a_slice]
         deleted, _by_model = CallRecord.objects.filter(id__in=due).delete()
         gone += deleted
-        if deleted < CALLS_A_SLICE:
+        if deleted < calls_a_slice:
             break
     return gone
