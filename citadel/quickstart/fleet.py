@@ -44,12 +44,13 @@ def seats(ports: Iterable[int]) -> tuple[tuple[Seat, ...], tuple[Seat, ...]]:
 
 
 def environment(everyone: Iterable[Seat]) -> dict[str, str]:
-    """Return the variables that seed Citadel's configuration with these servers: {SLUG}_ENDPOINT, {SLUG}_PROTOCOL."""
+    """Return the variables that seed Citadel's configuration with these servers: see integrations.seeding."""
     variables: dict[str, str] = {}
     for seat in everyone:
         name = f"{seat.slug.upper()}_ENDPOINT"
         variables[name] = ",".join(filter(None, [variables.get(name), seat.url]))
         variables[f"{seat.slug.upper()}_PROTOCOL"] = seat.protocol
+        variables[f"{seat.slug.upper()}_UPSTREAM_MODEL"] = seat.slug
     return variables
 
 
