@@ -13,9 +13,9 @@ import asyncio
 import io
 import os
 import ssl
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
-from types import SimpleNamespace
 
 import aiohttp
 from django.conf import settings
@@ -27,6 +27,8 @@ from integrations.protocols.base import HttpRequest, HttpResponse
 # connection which its server is just closing.
 KEEPALIVE_SECONDS = 4.0
 LARGE_BODY = 2**20
+# Kept connections thrown away for one request; more than a pool ever holds.
+_MAX_SOILED = 1000
 # aiohttp rounds longer timeouts up to whole seconds; a deadline must not be.
 _NO_ROUNDING = float("inf")
 # Floats barely compress, and packing them costs the server more than the local network does. A server that compresses
@@ -44,11 +46,38 @@ class _Sessions:
     fresh: aiohttp.ClientSession
 
 
-@dataclass(slots=True)
-class _Trace:
-    """What happened to one request on its way."""
+@dataclass(slots=True, kw_only=True)
+class _Way:
+    """Which connection one exchange went over."""
 
     reused: bool = False
+    protocol: aiohttp.client_proto.ResponseHandler | None = None
+
+
+_way: ContextVar[_Way] = ContextVar("way")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Hands out no connection on which something is left over from before.
+
+    aiohttp takes whatever lies on a kept connection for the answer to the next request. A server that answers one
+    request twice, or answers without reading it and then takes its body for a request, would hand a caller the vectors
+    of another text, or an error that somebody else earned.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Take a kept connection or make one."""
+        way = _way.get()
+        for _ in range(_MAX_SOILED):
+            way.reused = False
+            connection = await super().connect(req, traces, timeout)
+            way.protocol = connection.protocol
+            if way.protocol is not None and not way.protocol.should_close:
+                return connection
+            connection.close()
+        raise aiohttp.ClientConnectionError("the server speaks before it is asked")
 
 
 _sessions: dict[asyncio.AbstractEventLoop, _Sessions] = {}
@@ -63,22 +92,22 @@ async def send(request: HttpRequest, *, connect_timeout: float, timeout: float, 
     not used, cookies not kept. Raises UpstreamFailed, UpstreamTimeout and UpstreamMalformed.
     """
     loop = asyncio.get_running_loop()
-    sessions, trace, ends = _of(loop), _Trace(), loop.time() + timeout
+    sessions, way, ends = _of(loop), _Way(), loop.time() + timeout
     limits = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout, ceil_threshold=_NO_ROUNDING)
     try:
         context = _context(ca_file)
         try:
-            return await _exchange(sessions.pooled, request, limits=limits, context=context, trace=trace)
+            return await _exchange(sessions.pooled, request, limits=limits, context=context, way=way)
         except _STALE:
             # A server may close a kept connection at any moment, also while our request is on its way. That says
             # nothing about its health, so it must neither fail a call nor count against a breaker. Embedding has no
             # side effect: asking once more is safe. Over a new connection, or the next stale one might answer.
-            if not trace.reused:
+            if not way.reused:
                 raise
         limits = aiohttp.ClientTimeout(
             total=max(ends - loop.time(), 0.001), connect=connect_timeout, ceil_threshold=_NO_ROUNDING
         )
-        return await _exchange(sessions.fresh, request, limits=limits, context=context, trace=trace)
+        return await _exchange(sessions.fresh, request, limits=limits, context=context, way=way)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _ours(error) from error
 
@@ -97,8 +126,9 @@ async def _exchange(
     *,
     limits: aiohttp.ClientTimeout,
     context: ssl.SSLContext | bool,
-    trace: _Trace,
+    way: _Way,
 ) -> HttpResponse:
+    _way.set(way)
     async with session.request(
         request.method,
         request.url,
@@ -107,8 +137,10 @@ async def _exchange(
         timeout=limits,
         ssl=context,
         allow_redirects=False,
-        trace_request_ctx=trace,
     ) as response:
+        if not 200 <= response.status < 300 and way.protocol is not None:
+            # Who refuses a request may not have read it to its end, and would take the rest for another request.
+            way.protocol.force_close()
         headers = {name.lower(): value for name, value in response.headers.items()}
         return HttpResponse(status=response.status, headers=headers, body=await _body(response))
 
@@ -173,9 +205,7 @@ def _session(*, reuse: bool) -> aiohttp.ClientSession:
     # No limit here: the gateway bounds the calls in flight for each endpoint. A common limit would let one hung server
     # hold every connection.
     connector = (
-        aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
-        if reuse
-        else aiohttp.TCPConnector(limit=0, force_close=True)
+        _Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS) if reuse else _Connector(limit=0, force_close=True)
     )
     traces = aiohttp.TraceConfig()
     traces.on_connection_reuseconn.append(_mark_reused)
@@ -188,8 +218,8 @@ def _session(*, reuse: bool) -> aiohttp.ClientSession:
     )
 
 
-async def _mark_reused(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx.reused = True
+async def _mark_reused(*_: object) -> None:
+    _way.get().reused = True
 
 
 def _context(ca_file: str) -> ssl.SSLContext | bool:

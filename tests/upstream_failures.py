@@ -135,6 +135,12 @@ async def _shuffled(upstream: Server, exchange: Exchange) -> None:
     await exchange.send(200, upstream.answer(exchange.texts, order=list(reversed(range(len(exchange.texts))))))
 
 
+async def _twice(upstream: Server, exchange: Exchange) -> None:
+    await exchange.send(200, upstream.answer(exchange.texts))
+    await asyncio.sleep(0.05)
+    await exchange.send(200, upstream.answer([f"not {text}" for text in exchange.texts]))
+
+
 async def _slow(upstream: Server, exchange: Exchange, *, delay: float) -> None:
     await asyncio.sleep(delay)
     await exchange.send(200, upstream.answer(exchange.texts))
@@ -170,10 +176,11 @@ FAILURES: Mapping[str, Callable[..., Awaitable[None]]] = {
     "wrong_dimension": _wrong_dimension,
     "nan": _nan,
     "shuffled": _shuffled,
+    "twice": _twice,
     "slow": _slow,
     "trickle": _trickle,
     "big": _big,
     "gzip_bomb": _gzip_bomb,
 }
 # These give every text its vector all the same.
-RIGHT = frozenset({"shuffled", "slow", "trickle", "big", "gzip_bomb"})
+RIGHT = frozenset({"shuffled", "twice", "slow", "trickle", "big", "gzip_bomb"})

@@ -22,9 +22,8 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +32,7 @@ import orjson
 import requests
 import trustme
 
+from tests.upstream_commands import Commands
 from tests.upstream_failures import FAILURES, RIGHT, Exchange, Recorded, read_request
 from tests.upstream_speech import SPEECH, Speech
 
@@ -55,15 +55,7 @@ def control(url: str, **command: Any) -> None:
     requests.post(f"{url}/control", json=command, timeout=10).raise_for_status()
 
 
-@dataclass(slots=True, kw_only=True)
-class _Failure:
-    kind: str
-    times: int | None
-    on: str
-    options: dict[str, Any]
-
-
-class Upstream:
+class Upstream(Commands):
     """A model server on 127.0.0.1; use it as a context manager from synchronous tests.
 
     calls, answered: embedding calls that arrived, and those answered with 200; `texts` counts each text of the calls
@@ -87,16 +79,14 @@ class Upstream:
         auth: tuple[str, str] | None = None,
         tls: trustme.CA | None = None,
     ) -> None:
+        super().__init__()
         self.protocol, self.dimensions, self.model = protocol, dimensions, model
         self.max_batch, self.delay, self.auth = max_batch, delay, auth
         self.requests: deque[Recorded] = deque(maxlen=1000)
+        self.in_flight = 0
         self.reset_counters()
         self._speech: Speech = SPEECH[protocol]
         self._tls = _server_context(tls) if tls else None
-        self._lock = threading.RLock()
-        self._failures: list[_Failure] = []
-        self._poison: set[str] = set()
-        self._crash: set[str] = set()
         self._open: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, list[bool]]] = {}
         self._listener = _bound(port)
         self.port: int = self._listener.getsockname()[1]
@@ -104,7 +94,8 @@ class Upstream:
 
     def reset_counters(self) -> None:
         """Count from zero again."""
-        self.calls = self.answered = self.health_calls = self.connections = self.in_flight = self.peak = 0
+        self.calls = self.answered = self.health_calls = self.connections = 0
+        self.peak = self.in_flight
         self.texts: Counter[str] = Counter()
         self.embedded: Counter[str] = Counter()
         self.requests.clear()
@@ -150,7 +141,7 @@ class Upstream:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
 
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, sock=self._listener, ssl=self._tls, limit=2**20)
+        self._server = await asyncio.start_server(self._serve, sock=self._listener, limit=2**20)
 
     async def _stop(self) -> None:
         self._server.close()
@@ -164,97 +155,6 @@ class Upstream:
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)
 
-    # --- failures on command ---
-
-    def fail(self, kind: str, *, times: int | None = None, on: str = "embed", **options: Any) -> None:
-        """Set a failure by its name; the methods below say what each takes."""
-        failure = _Failure(kind=kind, times=times, on=on, options=options)
-        if kind not in FAILURES:
-            raise ValueError(f"no failure is called {kind}")
-        with self._lock:
-            if times is None:
-                self._failures = [f for f in self._failures if f.times is not None or f.on != on]
-            self._failures.append(failure)
-
-    def clear(self) -> None:
-        """Behave again: no failure, no poison."""
-        with self._lock:
-            self._failures.clear()
-            self._poison.clear()
-            self._crash.clear()
-
-    def poison(self, text: str) -> None:
-        """Refuse calls that hold `text`, in the protocol's own manner."""
-        self._poison.add(text)
-
-    def crash_on(self, text: str) -> None:
-        """Answer 500 to calls that hold `text`."""
-        self._crash.add(text)
-
-    def status(self, code: int, *, headers: Mapping[str, str] | None = None, body: str = "", **when: Any) -> None:
-        """Answer with this status."""
-        self.fail("status", code=code, headers=headers, body=body, **when)
-
-    def hang(self, **when: Any) -> None:
-        """Take the request and never answer."""
-        self.fail("hang", **when)
-
-    def drop(self, **when: Any) -> None:
-        """Close the connection instead of answering, without one byte."""
-        self.fail("drop", **when)
-
-    def reset(self, **when: Any) -> None:
-        """Reset the connection in the middle of the body."""
-        self.fail("reset", **when)
-
-    def short(self, **when: Any) -> None:
-        """Close the connection in the middle of the body."""
-        self.fail("short", **when)
-
-    def html(self, **when: Any) -> None:
-        """Answer 200 with a page for people, as a proxy in between does."""
-        self.fail("html", **when)
-
-    def truncated(self, **when: Any) -> None:
-        """Answer 200 with the first half of the JSON as the whole body."""
-        self.fail("truncated", **when)
-
-    def wrong_count(self, **when: Any) -> None:
-        """Leave out the last vector."""
-        self.fail("wrong_count", **when)
-
-    def wrong_dimension(self, **when: Any) -> None:
-        """Give vectors one number longer than promised."""
-        self.fail("wrong_dimension", **when)
-
-    def nan(self, **when: Any) -> None:
-        """Put NaN in the first vector."""
-        self.fail("nan", **when)
-
-    def shuffled(self, **when: Any) -> None:
-        """Give the vectors in another order than the texts; only the openai protocol can say so (`index`)."""
-        self.fail("shuffled", **when)
-
-    def slow(self, delay: float, **when: Any) -> None:
-        """Answer rightly after `delay` seconds."""
-        self.fail("slow", delay=delay, **when)
-
-    def trickle(self, interval: float = 0.05, **when: Any) -> None:
-        """Answer rightly, one byte each `interval` seconds."""
-        self.fail("trickle", interval=interval, **when)
-
-    def big(self, size: int, **when: Any) -> None:
-        """Answer rightly, padded with white space to `size` bytes."""
-        self.fail("big", size=size, **when)
-
-    def gzip_bomb(self, size: int, **when: Any) -> None:
-        """The same, compressed to a thousandth."""
-        self.fail("gzip_bomb", size=size, **when)
-
-    def redirect(self, url: str, *, code: int = 307, **when: Any) -> None:
-        """Send the caller elsewhere."""
-        self.fail("status", code=code, headers={"Location": url}, **when)
-
     # --- one connection ---
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -263,6 +163,8 @@ class Upstream:
         self._open[task] = (writer, busy)
         self.connections += 1
         with suppress(OSError, EOFError, asyncio.CancelledError):
+            if self._tls:
+                await writer.start_tls(self._tls)
             while True:
                 request = await read_request(reader)
                 busy[0] = True
@@ -290,7 +192,7 @@ class Upstream:
             await exchange.send(404, b"404 page not found", kind="text/plain")
 
     async def _answer_health(self, exchange: Exchange) -> None:
-        if failure := self._next_failure("health"):
+        if failure := self.next_failure("health"):
             await FAILURES[failure.kind](self, exchange, **failure.options)
         else:
             await exchange.send(200, self._speech.healthy(self.model))
@@ -308,18 +210,18 @@ class Upstream:
             self.in_flight -= 1
 
     async def _answer_texts(self, exchange: Exchange) -> None:
-        failure, count, right = self._next_failure("embed"), len(exchange.texts), False
+        failure, count, right = self.next_failure("embed"), len(exchange.texts), False
         if failure:
             await FAILURES[failure.kind](self, exchange, **failure.options)
             right = failure.kind in RIGHT
-        elif self._crash.intersection(exchange.texts):
+        elif self.crashing.intersection(exchange.texts):
             await exchange.send(500, self._speech.error("the model crashed", 500))
         elif self.max_batch is not None and count > self.max_batch:
             status = self._speech.refusal_status
             await exchange.send(
                 status, self._speech.error(self._speech.too_many.format(count=count, limit=self.max_batch), status)
             )
-        elif self._poison.intersection(exchange.texts):
+        elif self.poisoned.intersection(exchange.texts):
             status = self._speech.refusal_status
             await exchange.send(status, self._speech.error(self._speech.too_long, status))
         else:
@@ -333,15 +235,6 @@ class Upstream:
         """The right body for these texts; `order` gives the vectors in that order, with their `index`."""
         rows = [vector_of(text, dimensions or self.dimensions) for text in texts]
         return self._speech.answer(rows, self.model, order or list(range(len(rows))))
-
-    def _next_failure(self, on: str) -> _Failure | None:
-        with self._lock:
-            failure = next((f for f in self._failures if f.on == on), None)
-            if failure and failure.times is not None:
-                failure.times -= 1
-                if failure.times <= 0:
-                    self._failures.remove(failure)
-            return failure
 
     # --- from another process ---
 

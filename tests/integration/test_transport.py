@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-def request_to(upstream: Upstream, texts: list[str] | None = None, **headers: str) -> HttpRequest:
+def request_to(
+    upstream: Upstream, texts: list[str] | None = None, *, headers: Mapping[str, str] | None = None
+) -> HttpRequest:
     return get(upstream.protocol).build_request(
-        upstream.url, model="m", texts=texts or TEXTS, truncate=False, normalise=True, headers=headers
+        upstream.url, model="m", texts=texts or TEXTS, truncate=False, normalise=True, headers=headers or {}
     )
 
 
@@ -48,7 +50,8 @@ def send(request: HttpRequest, *, timeout: float = 10.0, connect_timeout: float 
 def embed(upstream: Upstream, **options: Any) -> list[list[float]]:
     response = send(request_to(upstream), **options)
     vectors = get(upstream.protocol).parse_response(response, expected=len(TEXTS), dimensions=upstream.dimensions)
-    return vectors.tolist()
+    rows: list[list[float]] = vectors.tolist()
+    return rows
 
 
 @pytest.mark.parametrize("protocol", NAMES)
@@ -149,7 +152,7 @@ def test_no_error_names_the_address_or_repeats_the_answer(upstream: Upstream) ->
     for failure in ("drop", "reset", "short"):
         getattr(upstream, failure)(times=1)
         with pytest.raises(UpstreamError) as caught:
-            send(request_to(upstream, **{"X-Api-Key": "secret-token"}))
+            send(request_to(upstream, headers={"X-Api-Key": "secret-token"}))
         assert not any(word in caught.value.detail for word in ("127.0.0.1", str(upstream.port), "secret"))
 
 
@@ -204,6 +207,22 @@ def test_the_second_try_ends_at_the_same_deadline(upstream: Upstream) -> None:
     assert 0.49 < time.monotonic() - began < 10
 
 
+def test_a_second_answer_to_one_request_is_never_taken_for_the_next_ones(upstream: Upstream) -> None:
+    upstream.twice(times=1)
+    embed(upstream)
+    time.sleep(0.2)
+    assert embed(upstream) == [vector_of(text, upstream.dimensions).tolist() for text in TEXTS]
+    assert upstream.connections == 2
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 307])
+def test_no_connection_is_kept_after_an_answer_that_is_no_success(upstream: Upstream, status: int) -> None:
+    upstream.status(status, times=1)
+    send(request_to(upstream))
+    embed(upstream)
+    assert upstream.connections == 2
+
+
 def test_a_cancelled_call_is_cancelled_and_nothing_else(upstream: Upstream) -> None:
     async def cancel_it() -> bool:
         task = asyncio.create_task(transport.send(request_to(upstream), timeout=30, connect_timeout=2))
@@ -224,13 +243,13 @@ def test_a_call_of_several_megabytes_arrives_whole(upstream: Upstream) -> None:
 
 def test_the_header_with_the_credentials_is_sent() -> None:
     with Upstream(auth=("X-Token", "Bearer abc")) as upstream:
-        assert send(request_to(upstream, **{"X-Token": "Bearer abc"})).status == 200
+        assert send(request_to(upstream, headers={"X-Token": "Bearer abc"})).status == 200
         assert send(request_to(upstream)).status == 401
 
 
 def test_a_header_with_a_line_break_fails_before_it_is_sent(upstream: Upstream) -> None:
     with pytest.raises(UpstreamFailed, match="header"):
-        send(request_to(upstream, Authorization="Bearer abc\r\nX-Evil: 1"))
+        send(request_to(upstream, headers={"Authorization": "Bearer abc\r\nX-Evil: 1"}))
     assert upstream.calls == 0
 
 

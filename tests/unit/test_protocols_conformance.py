@@ -105,7 +105,8 @@ def test_its_default_batch_holds_a_sensible_number_of_texts(protocol: Protocol) 
 def test_every_number_arrives_to_the_last_bit(protocol: Protocol, rows: list[list[float]]) -> None:
     sent = np.array(rows, np.float32)
     vectors = parse(protocol, answer(protocol, list(sent)), len(rows), dimensions=sent.shape[1])
-    assert (vectors.dtype, vectors.tobytes()) == (np.float32, sent.tobytes())
+    assert vectors.dtype == np.float32
+    assert vectors.tobytes() == sent.tobytes()
     assert vectors.flags.c_contiguous
 
 
