@@ -18,7 +18,7 @@ import django_rq
 import redis
 from django.conf import settings
 from django_rq.queues import DjangoRQ
-from rq.exceptions import DuplicateJobError, StopRequested
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, StopRequested
 from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -90,7 +90,9 @@ def listed() -> frozenset[str] | None:
 def remove(batch_id: str) -> None:
     """Take a batch out of the list. Never raises: a worker that gets an ended batch does nothing with it."""
     try:
-        _delete(_queue(BATCH_QUEUE), batch_id)
+        queue = _queue(BATCH_QUEUE)
+        queue.remove(batch_id)
+        _delete(queue, batch_id)
     except redis.RedisError:
         log.warning("batch left in its list: Redis does not answer", extra={"batch_id": batch_id})
 
@@ -121,10 +123,12 @@ def _put(name: str, function: str, job_id: str, batch_id: str, *, replace: bool)
 
 
 def _delete(queue: Queue, job_id: str) -> None:
-    # Built, not fetched: after a kill the hash may hold too little to be read back.
+    # Built, not fetched: after a kill or a flush there may be no hash, or one too empty to be read back.
     job = Job(job_id, connection=queue.connection, serializer=queue.serializer)
     job.origin = queue.name
-    job.delete()
+    with contextlib.suppress(InvalidJobOperation):
+        job.delete()
+    queue.connection.delete(job.key)
 
 
 class BatchWorker(SimpleWorker):
@@ -146,6 +150,13 @@ class BatchWorker(SimpleWorker):
                 self.after_job(queue.name, job.args[0])
         finally:
             self.busy = False
+
+    def handle_job_success(self, job: Job, *args: Any, **options: Any) -> None:
+        """Let RQ forget the job, also when Redis has forgotten it first."""
+        try:
+            super().handle_job_success(job, *args, **options)
+        except InvalidJobOperation:
+            log.info("Redis was emptied while a slice ran", extra={"job": job.id})
 
     def stop(self) -> None:
         """Take no further job. Safe in a signal handler: it touches neither locks nor Redis."""

@@ -8,8 +8,8 @@
             worker.kill()                             # kill -9
             wait_until(lambda: ..., 30)
 
-The `stack` fixture copies a migrated template, points this process's ORM at the copy, empties this run's Redis database,
-and at the end stops what was started (by SIGTERM, so that coverage is written) and drops the copy.
+The `stack` fixture copies a migrated template, points this process's ORM at the copy and empties this run's Redis
+database; at the end it stops what was started (by SIGTERM, so that coverage is written) and drops the copy.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class Process:
         self._popen.wait()
 
     def stop(self, *, within: float = 10.0) -> float:
-        """Send SIGTERM and wait; return the seconds it took. Fails when it takes longer than `within`, or goes wrong."""
+        """Send SIGTERM and wait; return the seconds it took. Fails when it takes over `within`, or goes wrong."""
         started = time.monotonic()
         self._popen.terminate()
         try:
@@ -98,13 +98,15 @@ class Stack:
     def __init__(self, *, database_url: str, redis_url: str, folder: Path) -> None:
         self.database_url, self.redis_url, self.folder = database_url, redis_url, folder
         self.redis = redis.Redis.from_url(redis_url)
+        # Further variables for every process that is started from now on.
+        self.common: dict[str, str] = {}
         self._processes: list[Process] = []
 
     def env(self, **changes: str) -> dict[str, str]:
         """The environment of its processes."""
         own = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "SECRET_KEY": "only-for-tests"}
         state = {"CITADEL_STATE_DIR": str(self.folder), "DJANGO_SETTINGS_MODULE": "citadel.settings"}
-        return {**os.environ, **QUICK, **own, **state, **changes}
+        return {**os.environ, **QUICK, **own, **state, **self.common, **changes}
 
     def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of manage.py to its end."""
@@ -176,7 +178,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, *, every: float = 
 def serve_model(
     *upstreams: Upstream | str, slug: str = "m", pattern: str = "bulk_only", fields: Mapping[str, Any] | None = None
 ) -> ModelConfig:
-    """Store a model at these upstreams (or URLs), its one assignment with `fields`, and make it known to this process."""
+    """Store a model at these upstreams (or URLs), its assignment with `fields`, and make it known to this process."""
     model = ModelConfig.objects.create(slug=slug, upstream_model="test-model")
     PatternAssignment.objects.create(model=model, pattern=pattern, **(fields or {}))
     for position, upstream in enumerate(upstreams):
