@@ -59,7 +59,7 @@ def parse_lines(lines: Iterable[bytes]) -> Iterator[str]:
     """
     limit, most, count = settings.MAX_TEXT_BYTES, settings.MAX_BATCH_TEXTS, 0
     for number, line in enumerate(lines, 1):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         count += 1
         if count > most:
