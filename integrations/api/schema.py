@@ -73,6 +73,7 @@ _EMBED_ERRORS: Final = (
     errors.PatternNotAssigned,
     errors.PatternConflict,
     errors.IdempotencyConflict,
+    errors.RequestTimeout,
     errors.RequestTooLarge,
     errors.UnsupportedMediaType,
     errors.TextRejected,
