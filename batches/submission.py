@@ -48,9 +48,11 @@ def submit(call: EmbedCall) -> Accepted:
             bounds.check_room(call.model.slug, limit=call.model.max_waiting_texts, adding=len(texts))
             job = insert_job(call, clock.now())
             job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
-            _settle(job, call, digest.hex())
+            position = _settle(job, call, digest.hex())
+        else:
+            position = _position(job, call)
         outcome.job = job
-        return _accepted(job, call)
+        return _accepted(job, position)
 
 
 def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
@@ -72,11 +74,12 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         # Only now is the body known, and with it whether it came before.
         first = idempotency.first_batch(call, digest.hex())
         if first is None:
-            _settle(job, call, digest.hex())
+            position = _settle(job, call, digest.hex())
         else:
             transaction.savepoint_rollback(before)
-        outcome.job = first or job
-        return _accepted(first or job, call)
+            job, position = first, _position(first, call)
+        outcome.job = job
+        return _accepted(job, position)
 
 
 def _six_hex() -> str:
@@ -163,14 +166,19 @@ def _digested(texts: Iterable[str], digest: idempotency.BodyDigest) -> Iterator[
         yield text
 
 
-def _settle(job: BatchJob, call: EmbedCall, digest: str) -> None:
-    """Write what is known only once all texts are stored, see that they fit, and have the batch handed over."""
+def _settle(job: BatchJob, call: EmbedCall, digest: str) -> int:
+    """Write what is known only once all texts are stored, see that they fit, and have the batch handed over.
+
+    Return its position in the queue.
+    """
     job.body_digest = digest
     job.idempotency_key = call.idempotency_key or None
-    job.estimated_completion = estimates.place(job, assignment=call.assignment, now=clock.now()).estimated_completion
+    place = estimates.place(job, assignment=call.assignment, now=clock.now())
+    job.estimated_completion = place.estimated_completion
     job.save(update_fields=["total", "body_digest", "idempotency_key", "estimated_completion"])
     bounds.confirm_room(job.model, limit=call.model.max_waiting_texts)
     transaction.on_commit(partial(_hand_over, job.model), robust=True)
+    return place.position or 0
 
 
 def _hand_over(model: str) -> None:
@@ -178,16 +186,19 @@ def _hand_over(model: str) -> None:
         queues.enqueue(batch_id)
 
 
-def _accepted(job: BatchJob, call: EmbedCall) -> Accepted:
-    """What the client is told; of a batch that came before, its place now and what was promised then."""
-    now = clock.now()
-    active = job.state in BatchJob.ACTIVE
-    place = estimates.place(job, assignment=call.assignment, now=now) if active else None
+def _position(job: BatchJob, call: EmbedCall) -> int:
+    """Where a batch that came before stands now; 0 when it waits no more."""
+    if job.state != BatchJob.State.QUEUED:
+        return 0
+    return estimates.place(job, assignment=call.assignment, now=clock.now()).position or 0
+
+
+def _accepted(job: BatchJob, position: int) -> Accepted:
     return Accepted(
         batch_id=job.batch_id,
         items_count=job.total,
-        queue_position=(place.position if place else None) or 0,
-        estimated_completion=job.estimated_completion or now,
+        queue_position=position,
+        estimated_completion=job.estimated_completion or job.queued_at,
         queued_at=job.submitted_at,
     )
 
