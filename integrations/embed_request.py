@@ -46,8 +46,9 @@ def parse_lines_params(query: str) -> EmbedRequest:
         if name in data:
             errors[_shown(name)] = ["Given twice."]
         data[name] = _from_query(name, value)
-    data.setdefault("batch", True)
-    errors |= {name: message for name, message in _field_errors(data).items() if name not in errors}
+    if data.get("urgent") is True:
+        errors["urgent"] = ["An NDJSON body is always queued: it cannot be urgent."]
+    errors = _field_errors(data) | errors
     _raise(errors)
     return EmbedRequest(texts=(), single=False, **{**data, "batch": True})
 
@@ -266,7 +267,5 @@ def _raise(errors: Errors) -> None:
 
 
 def _invalid(errors: Errors) -> InvalidRequest:
-    """The refusal of these fields; the first is its detail."""
-    field, messages = next(iter(errors.items()))
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return InvalidRequest(f"{field}: {messages[0]}{more}", errors=dict(islice(errors.items(), _MAX_NAMED)))
+    """The refusal of these fields."""
+    return InvalidRequest(errors=dict(islice(errors.items(), _MAX_NAMED)))

@@ -70,7 +70,7 @@ def problem_body(error: CitadelError, request_id: str) -> tuple[int, dict[str, s
         "type": TYPE_BASE + error.code,
         "title": error.title,
         "status": error.status,
-        "detail": _sayable(error.detail),
+        "detail": _sayable(_detail(error)),
         "code": error.code,
         "request_id": request_id,
     }
@@ -82,6 +82,15 @@ def problem_body(error: CitadelError, request_id: str) -> tuple[int, dict[str, s
     if error.status == status.HTTP_401_UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return error.status, headers, orjson.dumps(body)
+
+
+def _detail(error: CitadelError) -> str:
+    """The error's own words; where it has none but names fields, the first of them."""
+    if not error.errors or error.detail != type(error)().detail:
+        return error.detail
+    field, messages = next(iter(error.errors.items()))
+    more = f" (and {len(error.errors) - 1} more)" if len(error.errors) > 1 else ""
+    return f"{field}: {messages[0]}{more}"
 
 
 def _sayable(text: str) -> str:

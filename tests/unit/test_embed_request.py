@@ -20,7 +20,6 @@ def refused(body: bytes) -> dict[str, Any]:
         parse_json(body)
     assert caught.value.errors
     named: dict[str, Any] = orjson.loads(orjson.dumps(dict(caught.value.errors)))
-    assert caught.value.detail.startswith(next(iter(named)))
     return named
 
 

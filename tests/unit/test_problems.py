@@ -50,6 +50,12 @@ def test_fields_are_listed_and_what_is_not_unicode_becomes_sayable() -> None:
     assert body["errors"] == {"texts.3": ["Must be a string.", "?"], "?": ["x"]}
 
 
+def test_an_error_without_words_of_its_own_says_its_first_field() -> None:
+    error = errors.InvalidRequest(errors={"texts.3": ["Must be a string."], "urgent": ["x"], "batch": ["y"]})
+
+    assert orjson.loads(problem_body(error, "")[2])["detail"] == "texts.3: Must be a string. (and 2 more)"
+
+
 def test_nested_validation_errors_become_paths() -> None:
     foreign = exceptions.ValidationError({"a": {"b": ["Too long."]}, "c": ["Wrong."]})
 
