@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Gate:
-    """Hands bytes on between its port and `port`; `shut()` cuts every connection and refuses new ones until `open()`."""
+    """Hands bytes on between its port and `port`; `shut()` cuts every connection and new ones until `open()`."""
 
     def __init__(self, port: int, *, host: str = "127.0.0.1") -> None:
         self._behind = (host, port)

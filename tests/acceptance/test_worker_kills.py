@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped, or left without Redis or PostgreSQL: every text gets its own vector, stored once."""
+"""Workers that are killed, stopped, or left without Redis or PostgreSQL: every text gets its own vector, once."""
 
 from collections.abc import Iterator
 from urllib.parse import urlsplit
