@@ -129,7 +129,9 @@ def _mode(assignment: Assignment, request: EmbedRequest, *, later_queues: bool) 
     few = len(request.texts) <= assignment.urgent_threshold
     match assignment.pattern:
         case Pattern.REAL_TIME:
-            declines = request.batch or (later_queues and (request.urgent is False or (request.urgent is None and not few)))
+            declines = request.batch or (
+                later_queues and (request.urgent is False or (request.urgent is None and not few))
+            )
             return None if declines else Mode.LIVE
         case Pattern.HYBRID:
             if request.urgent is False or request.batch:
