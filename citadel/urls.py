@@ -8,9 +8,11 @@ from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
 from batches import heartbeats
+from batches.counts import counts_by_model
 from batches.lifecycle import cancel
 from batches.patterns import bulk, hybrid
 from batches.submission import submit, submit_lines
+from integrations.api.status import status_urls
 from integrations.api.urls import api_urls
 from integrations.live import real_time
 from integrations.patterns import Accepted, EmbedCall, Pattern
@@ -38,4 +40,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
         workers_alive=heartbeats.workers_alive,
         queue_takeover=queue_takeover,
     ),
+    *status_urls(batch_counts=counts_by_model),
 ]
