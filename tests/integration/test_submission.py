@@ -105,13 +105,11 @@ def test_the_same_key_and_body_answer_the_first_batch_again() -> None:
     assert texts_of(first.batch_id) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"texts": ["one", "two"]}, {"texts": ["one", "two\nthree"]}, {"slug": "other"}, {"priority": 6}]
-)
-def test_the_same_key_with_another_body_or_model_is_refused(changes: dict[str, Any]) -> None:
+def test_the_same_key_with_another_body_or_model_is_refused() -> None:
     submit(a_submission(idempotency_key="k"))
-    with pytest.raises(IdempotencyConflict):
-        submit(a_submission(**({"idempotency_key": "k"} | changes)))
+    for changes in ({"texts": ["one", "two"]}, {"texts": ["one", "two\nthree"]}, {"slug": "other"}, {"priority": 6}):
+        with pytest.raises(IdempotencyConflict):
+            submit(a_submission(**{"idempotency_key": "k", **changes}))
     assert BatchJob.objects.count() == 1
 
 
@@ -275,34 +273,31 @@ def test_lines_become_the_batch_that_the_same_texts_would_as_json() -> None:
     assert submit(call).batch_id == accepted.batch_id
 
 
-@pytest.mark.parametrize(
-    ("bad", "why"),
-    [
-        (b"nonsense\n", "JSON"),
-        (b'{"text": ""}\n', "empty"),
-        (b'{"text": 3}\n', "string"),
-        (b'{"text": "a\\u0000b"}\n', "NUL"),
-        (b'{"text": "\\ud800"}\n', ""),
-        (b'{"txt": "a"}\n', "text"),
-    ],
-)
-def test_a_bad_line_is_named_and_nothing_is_stored(bad: bytes, why: str) -> None:
-    call = a_submission([], batch_size=1)
-    # Bad only after a block of chunks has gone to PostgreSQL.
-    lines = [*lines_of(BLOCK_CHUNKS + 1), bad, *lines_of(1)]
-    with pytest.raises(InvalidRequest) as refused:
-        submit_lines(call, lines)
-    assert refused.value.errors is not None
-    ((field, messages),) = refused.value.errors.items()
-    assert field == f"lines.{BLOCK_CHUNKS + 2}"
-    assert why in messages[0]
-    assert (BatchJob.objects.count(), BatchChunk.objects.count()) == (0, 0)
+def test_a_bad_line_is_named_and_nothing_is_stored() -> None:
+    bad_lines = {
+        b"nonsense\n": "JSON",
+        b'{"text": ""}\n': "empty",
+        b'{"text": 3}\n': "string",
+        b'{"text": "a\\u0000b"}\n': "NUL",
+        b'{"text": "\\ud800"}\n': "",
+        b'{"txt": "a"}\n': "text",
+    }
+    for bad, why in bad_lines.items():
+        # Bad only after a block of chunks has gone to PostgreSQL.
+        lines = [*lines_of(BLOCK_CHUNKS + 1), bad, *lines_of(1)]
+        with pytest.raises(InvalidRequest) as refused:
+            submit_lines(a_submission([], batch_size=1), lines)
+        assert refused.value.errors is not None
+        ((field, messages),) = refused.value.errors.items()
+        assert field == f"lines.{BLOCK_CHUNKS + 2}"
+        assert why in messages[0]
+        assert (BatchJob.objects.count(), BatchChunk.objects.count()) == (0, 0)
 
 
-@pytest.mark.parametrize("lines", [[], [b"\n", b"\n"]])
-def test_an_upload_without_texts_is_refused(lines: list[bytes]) -> None:
-    with pytest.raises(InvalidRequest):
-        submit_lines(a_submission([]), lines)
+def test_an_upload_without_texts_is_refused() -> None:
+    for lines in ([], [b"\n", b"\n"]):
+        with pytest.raises(InvalidRequest):
+            submit_lines(a_submission([]), lines)
     assert not BatchJob.objects.exists()
 
 
