@@ -34,7 +34,7 @@ DATABASES: dict[str, dict[str, Any]] = {
 if not DATABASES["default"]["ENGINE"].endswith("postgresql"):
     raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: postgresql://user@host:5432/name")
 DATABASES["default"]["OPTIONS"] = {"connect_timeout": 5, **DATABASES["default"].get("OPTIONS", {})}
-DATABASES["default"]["CONN_MAX_AGE"] = env.int("DATABASE_CONN_MAX_AGE", default=60)
+DATABASES["default"]["CONN_MAX_AGE"] = env.int("DATABASE_CONN_MAX_AGE", default=0)
 DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -110,10 +110,11 @@ CALL_RECORD_RETENTION: float = env.float("CALL_RECORD_RETENTION", default=30 * 8
 
 CITADEL_ANONYMOUS_SCOPES: list[str] = env.list("CITADEL_ANONYMOUS_SCOPES", default=[])
 
-# The nine models of the user's card. A comma separates the replicas of one model, in order of preference.
+# The nine models of the user's card, in the order in which its status lists them. A comma separates the replicas of one
+# model, in order of preference.
 SEED_ENDPOINTS: dict[str, list[str]] = {
     slug: env.list(f"{slug.upper()}_ENDPOINT", default=[])
-    for slug in ("phi3", "general", "openchat", "hermes", "mixtral", "yi34", "deepcoder", "imp", "deepseek")
+    for slug in ("phi3", "hermes", "mixtral", "yi34", "openchat", "deepcoder", "imp", "deepseek", "general")
 }
 # ollama, openai or tei: what the seeded endpoints speak; each may name its own as {slug}_PROTOCOL.
 SEED_PROTOCOLS: dict[str, str] = {
