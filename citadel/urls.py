@@ -33,6 +33,7 @@ def queue_takeover(call: EmbedCall) -> Accepted:
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(url="/admin/"), name="home"),
     path("admin/", admin.site.urls),
+    *status_urls(counts_by_model),
     path("api/v1/external/", include("batches.api.urls")),
     *api_urls(
         handlers={Pattern.REAL_TIME: real_time, Pattern.HYBRID: hybrid, Pattern.BULK_ONLY: bulk},

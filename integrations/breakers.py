@@ -216,9 +216,14 @@ class Breakers:
 
     # --- sharing ---
 
+    @property
+    def started(self) -> bool:
+        """Whether this process is sharing."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self) -> None:
         """Share with the other processes from now on, in a thread."""
-        if self._thread is None or not self._thread.is_alive():
+        if not self.started:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name=f"breakers-{self._namespace}", daemon=True)
             self._thread.start()
@@ -384,7 +389,9 @@ def state_of(endpoint: Endpoint) -> BreakerView:
 
 
 def start() -> None:
-    """Share this process's breakers, and follow the resets of operators."""
+    """Share this process's breakers, and follow the resets of operators; once started it costs nothing."""
+    if live.started:
+        return
     snapshot.on_change(_follow)
     if (known := snapshot.peek()) is not None:
         _follow(known)

@@ -88,8 +88,9 @@ def bump() -> None:
 
 
 def on_change(listener: Callable[[Snapshot], None]) -> None:
-    """Call `listener` with each new snapshot, in the thread that made it current."""
-    _listeners.append(listener)
+    """Call `listener` with each new snapshot, in the thread that made it current. Twice is once."""
+    if listener not in _listeners:
+        _listeners.append(listener)
 
 
 def _swap(new: Snapshot) -> Snapshot:

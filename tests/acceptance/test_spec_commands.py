@@ -1,0 +1,106 @@
+"""The commands that users were promised, against the whole stack, their answers compared field by field."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.processes import Stack, wait_until
+from tests.spec_shape import SPEC, differences
+from tests.upstreams import Upstream
+
+MODELS = ("phi3", "general", "openchat", "hermes", "mixtral", "yi34", "deepcoder", "imp", "deepseek")
+PROTOCOLS = ("ollama", "openai", "tei")
+NO_DATA = ("success_rate", "avg_response_time_ms", "avg_batch_processing_time_ms", "avg_processing_time_seconds")
+
+
+class Api:
+    """Citadel as somebody with curl sees it."""
+
+    def __init__(self, url: str) -> None:
+        self.base = f"{url}/api/v1/external"
+
+    def post(self, path: str, body: Any) -> Any:
+        answer = requests.post(f"{self.base}/{path}", json=body, timeout=30)
+        assert answer.ok, answer.text
+        return answer.json()
+
+    def get(self, path: str, **more: Any) -> Any:
+        answer = requests.get(f"{self.base}/{path}", timeout=30, **more)
+        assert answer.ok, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def api(stack: Stack) -> Iterator[Api]:
+    upstreams = {slug: Upstream(PROTOCOLS[i % 3]) for i, slug in enumerate(MODELS)}
+    replica = Upstream("tei")
+    for upstream in (*upstreams.values(), replica):
+        upstream.__enter__()
+    stack.common |= {f"{slug.upper()}_ENDPOINT": u.url for slug, u in upstreams.items()}
+    stack.common |= {f"{slug.upper()}_PROTOCOL": u.protocol for slug, u in upstreams.items()}
+    stack.common["CITADEL_ANONYMOUS_SCOPES"] = "embed,batch,read,operate"
+    done = stack.manage("sync_models")
+    assert done.returncode == 0, done.stderr
+    stack.scheduler()
+    stack.worker()
+    yield Api(stack.web()[1])
+    stack.stop()
+    for upstream in (*upstreams.values(), replica):
+        upstream.__exit__()
+
+
+def test_every_promised_command_answers_as_promised(api: Api, stack: Stack) -> None:
+    for slug in ("phi3", "general"):
+        live = api.post(f"{slug}/embed", {"text": "test embedding", "urgent": True})
+        assert live["model"] == slug
+        assert differences(SPEC["real_time"], live, same=("pattern", "pattern_type", "urgent")) == []
+    live = api.post("hermes/embed", {"text": "test embedding", "urgent": True})
+    assert differences(SPEC["hybrid_live"], live, same=("model", "pattern", "processing_mode", "urgent")) == []
+    queued = api.post("hermes/embed", {"text": "test embedding", "urgent": False})
+    assert differences(SPEC["hybrid_queued"], queued, same=("status", "model", "pattern", "processing_mode")) == []
+    bulk = api.post("mixtral/embed", {"texts": ["text1", "text2", "text3"], "batch": True})
+    assert differences(SPEC["bulk"], bulk, same=("status", "model", "pattern", "items_count", "batch_size")) == []
+    two = api.post("yi34/embed", {"texts": ["text1", "text2"], "batch": True})
+    for accepted in (queued, bulk, two):
+        batch = f"batch/{accepted['batch_id']}"
+        wait_until(lambda batch=batch: api.get(batch)["status"] == "completed", 30)  # type: ignore[misc]
+    status = api.get("patterns/status")
+    assert differences(SPEC["patterns_status"], status, same=("models", "status"), nullable=NO_DATA) == []
+    assert status["patterns"]["hybrid"]["real_time_requests"] == 1
+    assert status["patterns"]["hybrid"]["bulk_requests"] == 1
+    assert status["patterns"]["bulk_only"]["completed_batches"] == 2
+    queue = api.get("batch/queue/status")
+    assert differences(SPEC["queue_status"], queue, nullable=NO_DATA) == []
+    assert queue["queue_status"]["completed_jobs"] == 3
+    assert {"limits", "oldest_pending_seconds"} <= queue.keys()
+    metrics = api.get("patterns/metrics")
+    assert "phi3" in str(metrics)
+    drill = api.post("test/failover", {"model": "phi3", "simulate_failure": True})
+    assert drill["failover"] == "none_configured"
+    hybrid = api.post("test/failover", {"model": "hermes", "simulate_failure": True})
+    assert hybrid["passed"] is True, hybrid
+
+
+def test_redis_cli_shows_the_batches_that_wait_for_a_worker(api: Api, stack: Stack) -> None:
+    # Fewer workers than batches: while one is busy the others wait.
+    ids = {
+        api.post("imp/embed", {"texts": [f"{n} {i}" for i in range(100)], "batch": True})["batch_id"] for n in range(3)
+    }
+    seen: set[str] = set()
+    wait_until(lambda: _look(stack, seen) or seen >= ids or _all_completed(api, ids), 30, every=0.005)
+    assert seen & ids
+    wait_until(lambda: _all_completed(api, ids), 30)
+    wait_until(lambda: stack.redis.llen("batch_queue") == 0, 10)
+
+
+def _look(stack: Stack, seen: set[str]) -> bool:
+    count: Any = stack.redis.llen("batch_queue")
+    names: Any = stack.redis.lrange("batch_queue", 0, -1)
+    seen |= {name.decode() for name in names}
+    return count < 0
+
+
+def _all_completed(api: Api, ids: set[str]) -> bool:
+    return all(api.get(f"batch/{batch_id}")["status"] == "completed" for batch_id in ids)
