@@ -201,7 +201,10 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {"BatchStateEnum": "batches.models.BatchJob.State"},
+    "ENUM_NAME_OVERRIDES": {
+        "BatchStateEnum": "batches.models.BatchJob.State",
+        "BreakerStateEnum": ["closed", "half_open", "open", "forced_open"],
+    },
 }
 UNFOLD: dict[str, Any] = {"SITE_TITLE": "Citadel", "SITE_HEADER": "Citadel"}
 

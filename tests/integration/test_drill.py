@@ -163,6 +163,14 @@ def test_a_drill_works_while_redis_is_away(first: Upstream, second: Upstream, se
     assert drilled(model="phi3")["passed"]
 
 
+def test_a_model_without_endpoints_fails_the_drill_with_that_reason() -> None:
+    serve("phi3", "real_time")
+
+    report = drilled(model="phi3")
+
+    assert (report["passed"], names(report)) == (False, [("endpoints", False)])
+
+
 def test_a_wrong_body_is_refused_with_its_field() -> None:
     http = Api("operate").http
     for body, field in (

@@ -1,19 +1,23 @@
 """Whatever goes wrong below the API's addresses comes back as a problem, and says nothing of the inside."""
 
+import asyncio
 import logging
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.conf import LazySettings
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import path
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from integrations import logs
+from integrations.api.middleware import RequestIdMiddleware
 from integrations.api.problems import handler400, handler403, handler404, handler500  # noqa: F401  # the URL conf's
 from integrations.errors import CircuitOpen
 from integrations.logs import RequestIdFilter
@@ -71,6 +75,7 @@ urlpatterns = [
     path("api/plain/<str:what>", plain),
     path("elsewhere/<str:what>", plain),
     path("api/form", form),
+    path("elsewhere-form", form),
     path("api/undeclared", Undeclared.as_view()),
     path("api/scoped", Scoped.as_view()),
 ]
@@ -113,7 +118,8 @@ def test_a_bug_is_logged_once_with_its_traceback_under_the_request_id(
 def test_an_address_that_nobody_answers_is_a_problem_below_api_and_a_page_elsewhere(http: Client) -> None:
     assert problem(http.get("/api/v1/nothing"))["code"] == "not_found"
     assert http.get("/nothing").headers["Content-Type"].startswith("text/html")
-    assert http.get("/elsewhere/bug").headers["Content-Type"].startswith("text/html")
+    for what in RAISED:
+        assert http.get(f"/elsewhere/{what}").headers["Content-Type"].startswith("text/html")
 
 
 def test_a_host_that_is_not_allowed_is_a_problem(http: Client) -> None:
@@ -122,6 +128,7 @@ def test_a_host_that_is_not_allowed_is_a_problem(http: Client) -> None:
 
 def test_a_form_without_its_csrf_token_is_a_problem(http: Client) -> None:
     assert problem(http.post("/api/form"))["code"] == "not_permitted"
+    assert http.post("/elsewhere-form").headers["Content-Type"].startswith("text/html")
 
 
 def test_a_view_that_declares_no_scope_is_open_to_nobody(settings: LazySettings) -> None:
@@ -144,6 +151,24 @@ def test_accept_that_cannot_be_met_is_a_problem(http: Client) -> None:
     answer = Api("read").http.get("/api/scoped", headers={"Accept": "image/png"})
 
     assert problem(answer)["code"] == "not_acceptable"
+
+
+def test_the_request_id_is_known_while_an_asynchronous_view_answers() -> None:
+    seen = []
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        seen.append(logs.request_id.get())
+        return HttpResponse()
+
+    request = RequestFactory().get("/", headers={"X-Request-ID": "id-1"})
+    middleware = RequestIdMiddleware(view)
+
+    async def answer() -> Any:
+        return await cast("Any", middleware(request)), logs.request_id.get()
+
+    response, after = asyncio.run(answer())
+    assert iscoroutinefunction(middleware)
+    assert (seen, after, response.headers["X-Request-ID"]) == (["id-1"], "", "id-1")
 
 
 @pytest.mark.parametrize("sent", ["abc-1.2_3", "x" * 64])
