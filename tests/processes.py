@@ -8,8 +8,8 @@
             worker.kill()                             # kill -9
             wait_until(lambda: ..., 30)
 
-The `stack` fixture copies a migrated template, points this process's ORM at the copy and empties this run's Redis
-database; at the end it stops what was started (by SIGTERM, so that coverage is written) and drops the copy.
+The `stack` fixture points this process's ORM at that database and empties this run's Redis database; at the end it
+stops what was started (by SIGTERM, so that coverage is written) and removes every row.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import pytest
 import redis
 import requests
 from django.conf import settings
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from pytest_django import DjangoDbBlocker
 
 from batches.models import WorkerHeartbeat
@@ -154,7 +154,6 @@ class Stack:
                 process.wait(12)
             except subprocess.TimeoutExpired:
                 process.kill()
-        self.redis.close()
 
     def _wait_for(self, process: Process, ready: Callable[[], bool]) -> None:
         def look() -> bool:
@@ -190,9 +189,9 @@ def serve_model(
 
 
 @pytest.fixture(scope="session")
-def database_template() -> Iterator[str]:
-    """The name of a migrated database that nobody is connected to."""
-    name = f"citadel_template_{os.getpid()}"
+def stack_database() -> Iterator[str]:
+    """The name of a migrated database, not pytest-django's: every process may commit to it."""
+    name = f"citadel_stack_{os.getpid()}"
     with _administrator() as cursor:
         cursor.execute(f"CREATE DATABASE {name}")
     try:
@@ -201,27 +200,37 @@ def database_template() -> Iterator[str]:
         subprocess.run(migrate, env=env, cwd=ROOT, check=True, timeout=120)
         yield name
     finally:
-        _drop(name)
+        with _administrator() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def stack(database_template: str, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Stack]:
+def stack(stack_database: str, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Stack]:
     """A stack with nothing running; this process's ORM and Redis settings mean the stack's databases."""
-    name = f"citadel_stack_{uuid.uuid4().hex[:12]}"
-    with _administrator() as cursor:
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {database_template}")
-    built = Stack(database_url=_url(name), redis_url=settings.REDIS_URL, folder=tmp_path)
+    built = Stack(database_url=_url(stack_database), redis_url=settings.REDIS_URL, folder=tmp_path)
     built.redis.flushdb()
-    try:
-        with django_db_blocker.unblock(), _connected_to(name):
-            try:
-                yield built
-            finally:
-                built.stop()
-                built.redis.flushdb()
-                recorder.stop()
-    finally:
-        _drop(name)
+    with django_db_blocker.unblock(), _connected_to(stack_database):
+        try:
+            yield built
+        finally:
+            built.stop()
+            recorder.stop()
+            _empty_tables()
+            built.redis.flushdb()
+            built.redis.close()
+
+
+def _empty_tables() -> None:
+    """Remove every row of ours. DELETE, since TRUNCATE and DROP DATABASE wait for the disk once a table or more."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        cursor.execute("SET LOCAL session_replication_role = replica")  # no foreign keys, in any order
+        for table in connection.introspection.django_table_names(only_existing=True):
+            if table.startswith(("integrations_", "batches_")):
+                cursor.execute(f'DELETE FROM "{table}"')
 
 
 @contextlib.contextmanager
@@ -246,11 +255,6 @@ def _administrator() -> Iterator[Any]:
             yield cursor
     finally:
         server.close()
-
-
-def _drop(name: str) -> None:
-    with _administrator() as cursor:
-        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 def _url(name: str) -> str:
