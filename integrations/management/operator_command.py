@@ -1,5 +1,6 @@
 """What the commands about models have in common."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -19,3 +20,9 @@ class OperatorCommand(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             reason = str(error).strip().splitlines()[0]
             raise CommandError(f"{reason} (DATABASE_URL right? `manage.py migrate` run?)") from error
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines with aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from citadel.diagnosis import Diagnosis, diagnose
-from integrations.management.commands.check_models import table
+from integrations.management.operator_command import table
 
 _LISTS = {
     "processes": ("name", "kind", "host", "pid", "alive", "seen_seconds_ago", "batch_id"),

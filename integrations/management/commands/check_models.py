@@ -8,7 +8,7 @@ from django.core.management.base import CommandError
 
 from integrations import snapshot
 from integrations.errors import ModelNotFound
-from integrations.management.operator_command import OperatorCommand
+from integrations.management.operator_command import OperatorCommand, table
 from integrations.probing import Probed, probe_all
 from integrations.values import Model
 
@@ -53,9 +53,3 @@ def _row(answer: Probed) -> tuple[str, ...]:
         f"{probe.ms:.1f}" if probe.ms is not None else "-",
         answer.error,
     )
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the rows as lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
