@@ -79,3 +79,16 @@ def connections_through(proxy: PostgresProxy) -> Iterator[None]:
         yield
     finally:
         settings["HOST"], settings["PORT"] = straight
+
+
+@contextlib.contextmanager
+def unreachable_database() -> Iterator[None]:
+    """Nobody listens where the database was; this thread's connection is closed, so that it has to ask."""
+    settings = connections.settings["default"]
+    port = settings["PORT"]
+    connections["default"].close()
+    settings["PORT"] = 1
+    try:
+        yield
+    finally:
+        settings["PORT"] = port

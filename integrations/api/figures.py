@@ -162,12 +162,12 @@ def _requests(cells: Collection[Cell]) -> Document:
         "errors": requests.errors,
         "success_rate": requests.success_rate,
         **_latency(totals[of] if of else Totals()),
-        "latency_of": of,
+        "latency_of": of.value if of else None,
         "retries": sum(t.retries for t in totals.values()),
         "failovers": sum(t.failovers for t in totals.values()),
         "texts": _served(c for c in cells if c.mode != Mode.BULK).texts,
         "batches": _served(modes.get(Mode.QUEUED, [])).count,
-        "modes": {mode: _mode(totals[mode], modes.get(mode, [])) for mode in Mode},
+        "modes": {mode.value: _mode(totals[mode], modes.get(mode, [])) for mode in Mode},
     }
 
 

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from integrations import errors
 from integrations.api.schema import REQUEST_ID, json_response, problem_responses
 
+_STATES: Final = "closed, half_open, open or forced_open"
 _Schema = serializers.Serializer[None]
 
 
@@ -65,7 +66,7 @@ class EndpointBreakerSerializer(_Schema):
     """One endpoint's breaker."""
 
     url = serializers.CharField()
-    state = serializers.ChoiceField(["closed", "half_open", "open", "forced_open"])
+    state = serializers.CharField(help_text=_STATES)
     failure_count = serializers.IntegerField()
     reason = serializers.CharField(allow_blank=True)
     until = serializers.DateTimeField(allow_null=True, help_text="When a trial may be made, or a trip by hand ends.")
@@ -76,9 +77,7 @@ class EndpointBreakerSerializer(_Schema):
 class BreakerSerializer(_Schema):
     """A model's breaker: its best endpoint's."""
 
-    status = serializers.ChoiceField(
-        ["closed", "half_open", "open", "forced_open"], allow_null=True, help_text="null: the model has no endpoint."
-    )
+    status = serializers.CharField(allow_null=True, help_text=f"{_STATES}; null: the model has no endpoint.")
     failure_count = serializers.IntegerField()
     endpoints = EndpointBreakerSerializer(many=True)
 
