@@ -41,5 +41,4 @@ urlpatterns: list[URLPattern | URLResolver] = [
         workers_alive=heartbeats.workers_alive,
         queue_takeover=queue_takeover,
     ),
-    *status_urls(batch_counts=counts_by_model),
 ]

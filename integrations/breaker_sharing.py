@@ -127,7 +127,8 @@ class Shared:
 class SharedBreakers:
     """The hash of one namespace. Every method may raise redis.RedisError."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, lifetime: int | None = None) -> None:
+        self._lifetime = lifetime  # seconds that the hash outlives its last exchange; None: for ever
         self._key = f"citadel:breakers:{namespace}"
         self._trials = f"citadel:trials:{namespace}"
         self._redis = redis.Redis.from_url(
@@ -145,9 +146,12 @@ class SharedBreakers:
         with self._redis.pipeline(transaction=False) as pipe:
             for command in commands:
                 self._script(keys=[self._key, self._trials], args=command.arguments(), client=pipe)
+            if self._lifetime is not None:
+                pipe.expire(self._key, self._lifetime)
             pipe.hgetall(self._key)
             pipe.time()
-            *answers, fields, (seconds, micros) = pipe.execute()
+            results = pipe.execute()
+        answers, (fields, (seconds, micros)) = results[: len(commands)], results[-2:]
         return [str(a, "ascii") for a in answers], dict(_shared(fields, seconds + micros / 1e6))
 
     def forget(self) -> None:

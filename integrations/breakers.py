@@ -41,6 +41,7 @@ from integrations.values import Assignment, Endpoint, Forced, Snapshot
 
 log = logging.getLogger(__name__)
 
+LIVE = "live"
 SYNC_INTERVAL = 0.25
 # Commands kept while Redis is away; older ones are dropped: each process then goes on with its own count.
 MAX_PENDING = 10_000
@@ -49,7 +50,7 @@ MAX_PENDING = 10_000
 class Breakers:
     """All breakers of one namespace; `live` is the real one, a drill has its own."""
 
-    def __init__(self, namespace: str = "live", *, on_transition: Callable[[Transition], None] | None = None) -> None:
+    def __init__(self, namespace: str = LIVE, *, on_transition: Callable[[Transition], None] | None = None) -> None:
         self._namespace = namespace
         self._on_transition = on_transition
         self._breakers: dict[int, Breaker] = {}
@@ -330,7 +331,8 @@ class Breakers:
 
     def _connection(self) -> SharedBreakers:
         if self._shared is None:
-            self._shared = SharedBreakers(self._namespace)
+            # What a drill that was killed leaves behind goes by itself.
+            self._shared = SharedBreakers(self._namespace, lifetime=None if self._namespace == LIVE else 600)
         return self._shared
 
     def _breaker(self, endpoint: Endpoint) -> Breaker:
@@ -380,7 +382,7 @@ def _record(transition: Transition) -> None:
     )
 
 
-live = Breakers("live", on_transition=_record)
+live = Breakers(LIVE, on_transition=_record)
 
 
 def state_of(endpoint: Endpoint) -> BreakerView:

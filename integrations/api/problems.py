@@ -109,7 +109,10 @@ def _retry_after(error: CitadelError) -> int | None:
 def problem_response(error: CitadelError) -> HttpResponse:
     """Return Django's answer for `error`, under the id of the request being served."""
     code, headers, body = problem_body(error, logs.request_id.get())
-    return HttpResponse(body, status=code, headers=headers)
+    response = HttpResponse(body, status=code, headers=headers)
+    # Django would log each intended 4xx and 5xx again, as if something had broken.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
 
 
 def as_citadel_error(error: Exception) -> CitadelError:
