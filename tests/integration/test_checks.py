@@ -1,5 +1,9 @@
 """`manage.py check` judges what is stored by the rules of every edit."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +12,8 @@ from django.db import connection
 
 from integrations import checks, operations, rules
 from integrations.models import Endpoint, ModelConfig, PatternAssignment
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -85,3 +91,22 @@ def test_checks_of_another_database_leave_ours_alone(phi3: ModelConfig) -> None:
 def test_warnings_name_what_a_stored_model_lacks(phi3: ModelConfig) -> None:
     phi3.endpoints.all().delete()
     assert list(rules.warnings_of(ModelConfig.objects.get())) == ["endpoints"]
+
+
+def manage(command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command where no PostgreSQL answers."""
+    env = {**os.environ, "DATABASE_URL": "postgresql://postgres@127.0.0.1:1/none"}
+    line = [sys.executable, "manage.py", command]
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_without_postgresql_there_is_nothing_to_judge() -> None:
+    done = manage("check")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["sync_models", "export_models", "check_models"])
+def test_a_command_says_in_a_line_that_postgresql_is_away(command: str) -> None:
+    done = manage(command)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "Connection refused" in done.stderr
