@@ -27,11 +27,13 @@ def after(queue: str, batch_id: str) -> None:
 
     Only then does this worker's heartbeat stop naming the batch: between the two, rescue must not enqueue it again.
     """
+    pulse = processing.current().pulse
     try:
         if queue == queues.BATCH_QUEUE and _has_more(batch_id):
             queues.enqueue(batch_id, replace=True)
-        processing.current().pulse.works_on("")
+        pulse.works_on("")
     except AWAY as error:
+        pulse.batch_id = ""  # the next beat says so
         _away(batch_id, error)
 
 

@@ -142,13 +142,13 @@ class BatchWorker(SimpleWorker):
     busy = False
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one slice; then, the job's hash being gone, let its batch be put back."""
-        self.busy = True
+        """Run one slice; then, the job's hash being gone, let its batch be put back, whatever became of the slice."""
+        self.busy, batch_id = True, job.args[0]
         try:
             super().execute_job(job, queue)
-            if self.after_job is not None:
-                self.after_job(queue.name, job.args[0])
         finally:
+            if self.after_job is not None:
+                self.after_job(queue.name, batch_id)
             self.busy = False
 
     def handle_job_success(self, job: Job, *args: Any, **options: Any) -> None:

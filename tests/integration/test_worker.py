@@ -12,7 +12,7 @@ import redis
 from django.db import connection
 from pytest_django import Settings
 
-from batches import jobs, processing, queues, releasing, submission
+from batches import jobs, processing, queues, releasing, rescue, submission
 from batches.models import BatchChunk, BatchJob, WorkerHeartbeat
 from batches.processing import Engine
 from batches.queues import Station
@@ -174,3 +174,22 @@ def test_a_burst_worker_does_all_there_is_to_do_and_ends(stack: Stack, upstream:
     assert done.returncode == 0, done.stderr
     assert state(submitted.batch_id) == "completed"
     assert "worker stopped" in done.stderr
+
+
+def test_a_slice_during_which_redis_went_away_leaves_its_batch_to_whoever_finds_it(
+    station: Station, engine: Engine, upstream: Upstream, settings: Settings
+) -> None:
+    settings.BULK_SLICE = 1.0
+    upstream.delay = 0.3
+    serve_model(upstream)
+    batch_id = submit(100, batch_size=2)
+    parts = urlsplit(settings.REDIS_URL)
+    with Gate(parts.port or 6379) as gate:
+        settings.REDIS_URL = f"redis://127.0.0.1:{gate.port}{parts.path}"
+        cutter = threading.Timer(0.5, gate.shut)
+        cutter.start()
+        station.run(burst=True)
+        cutter.join()
+    assert BatchChunk.objects.filter(state="waiting").exists()
+    assert WorkerHeartbeat.objects.get().batch_id == ""
+    assert rescue.idle_batches(frozenset()) == [batch_id]
