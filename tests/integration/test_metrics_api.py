@@ -1,12 +1,13 @@
 """GET patterns/metrics and /metrics, over real rollups."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
-from django.conf import LazySettings
+from django.conf import LazySettings, settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from prometheus_client.parser import text_string_to_metric_families
@@ -214,3 +215,29 @@ def test_without_postgresql_prometheus_still_reads_breakers_and_the_figures_say_
 def test_without_redis_prometheus_reads_that_it_is_missing(api: Api, settings: LazySettings) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     assert sample(scraped(api), "up", part="redis") == 0
+
+
+# --- docs/metrics.md -------------------------------------------------------------------------------------------------
+
+
+def names_in(document: Any) -> set[str]:
+    """The fields of a document and of what is in it; keys that are data (models, codes, windows) are values here."""
+    if isinstance(document, list):
+        return set().union(*map(names_in, document))
+    if not isinstance(document, dict):
+        return set()
+    return document.keys() | set().union(*map(names_in, document.values()))
+
+
+def test_every_field_and_every_metric_is_documented(api: Api) -> None:
+    write(mode="queued", pattern="hybrid", model="hermes")
+    Writer().write([], dropped=1)
+    documented = set(re.findall(r"\w+", (settings.BASE_DIR / "docs" / "metrics.md").read_text()))
+    families = text_string_to_metric_families(api.http.get("/metrics").content.decode())
+    counted = {f"{f.name}_total" if f.type == "counter" else f.name for f in families}
+    assert len(counted) == 14
+    assert counted <= documented
+    documents = [orjson.loads(api.http.get(path).content) for path in (PATH, PATH.replace("metrics", "status"))]
+    fields = names_in(documents) - {"phi3", "hermes", "mixtral"}
+    assert {"latency_of", "opened_at", "avg_batch_processing_time_ms"} <= fields
+    assert fields <= documented
