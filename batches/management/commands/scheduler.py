@@ -3,7 +3,7 @@
 import signal
 from argparse import ArgumentParser
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.management.base import BaseCommand
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
     """Runs until SIGTERM or SIGINT. Two schedulers do no harm: they take turns."""
 
     # The checks load every view of the web process; `manage.py check` and the web server run them.
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks: tuple[str, ...] = ()
     help = "Releases, rescues, expires and purges batches and prunes records, every SCHEDULER_INTERVAL seconds."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

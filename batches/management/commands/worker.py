@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from argparse import ArgumentParser
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
@@ -29,7 +29,7 @@ class Command(BaseCommand):
     """Runs until SIGTERM or SIGINT."""
 
     # The checks load every view of the web process; `manage.py check` and the web server run them.
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks: tuple[str, ...] = ()
     help = "Takes batches from batch_queue and batch_helpers and keeps their model servers busy. Start any number."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
