@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from integrations import access, breakers, gateway, gauges, logs, loop, recorder, snapshot, transport
+from integrations import access, breakers, gateway, logs, loop, process, snapshot, transport
 from integrations.api.bodies import live_body
 from integrations.api.problems import problem_body
 from integrations.embed_request import check_mode, parse_json
@@ -272,16 +272,11 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 async def _start() -> None:
     loop.attach(asyncio.get_running_loop())
     # In a thread: it asks PostgreSQL, and waits for it no longer than it must. Live calls need only the snapshot.
-    await asyncio.to_thread(snapshot.start_watcher, keep_file=True)
-    breakers.start()
-    gauges.publish(gateway.in_flight)
+    await asyncio.to_thread(process.start, keep_snapshot=True)
     log.info("the door is open")
 
 
 async def _stop() -> None:
-    await asyncio.to_thread(snapshot.stop_watcher)
-    await asyncio.to_thread(breakers.stop)
-    await asyncio.to_thread(gauges.stop)
-    await asyncio.to_thread(recorder.stop)
+    await asyncio.to_thread(process.stop)
     await transport.close()
     loop.detach()

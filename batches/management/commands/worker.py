@@ -16,7 +16,7 @@ from django.db import InterfaceError, OperationalError, connection
 from batches import jobs, processing, rescue
 from batches.processing import Engine
 from batches.queues import Station
-from integrations import breakers, loop, recorder, snapshot
+from integrations import loop, process
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,14 @@ class Command(BaseCommand):
         processing.install(engine)
         station = Station(name, after_job=jobs.after, on_stop=lambda: _on_stop(engine))
         station.install_signal_handlers()
-        snapshot.start_watcher()
-        breakers.start()
+        process.start()
         try:
             if _start(engine):
                 log.info("worker started", extra={"worker": name})
                 _run_burst(engine, station) if options["burst"] else station.run()
                 engine.shutdown(settings.WORKER_STOP_TIMEOUT)
         finally:
-            breakers.stop()
-            snapshot.stop_watcher()
-            recorder.stop()
+            process.stop()
             loop.stop()
         log.info("worker stopped", extra={"worker": name})
 

@@ -1,0 +1,21 @@
+"""What every process that makes calls keeps running beside them: configuration, breakers, gauges, records."""
+
+from integrations import breakers, gateway, gauges, recorder, snapshot
+
+
+def start(*, keep_snapshot: bool = False) -> None:
+    """Load and watch the configuration, share breakers, publish calls under way. Waits for PostgreSQL a few seconds.
+
+    keep_snapshot: keep each version in a file, for a start while PostgreSQL is away.
+    """
+    snapshot.start_watcher(keep_file=keep_snapshot)
+    breakers.start()
+    gauges.publish(gateway.in_flight)
+
+
+def stop() -> None:
+    """Stop all of it; what is still to be told or written goes out first."""
+    snapshot.stop_watcher()
+    breakers.stop()
+    gauges.stop()
+    recorder.stop()
