@@ -125,6 +125,7 @@ class BatchJob(models.Model):
         ]
         verbose_name = "batch"
         verbose_name_plural = "batches"
+        permissions: ClassVar = [("operate_batch", "Can cancel, retry and reorder batches")]
 
     def __str__(self) -> str:
         return self.batch_id

@@ -71,7 +71,7 @@ def _endpoint_ids(rows: Iterable[Model]) -> list[int]:
     return [*(row.pk for row in rows if isinstance(row, Endpoint)), *own]
 
 
-@admin.action(description="Trip breakers", permissions=["change"])
+@admin.action(description="Trip breakers", permissions=["trip"])
 def trip(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Open the breakers of the chosen rows, after asking why and until when."""
 
@@ -81,7 +81,7 @@ def trip(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[An
     return ask(page, request, rows, form_class=TripForm, title="Trip breakers", act=act)
 
 
-@admin.action(description="Reset breakers", permissions=["change"])
+@admin.action(description="Reset breakers", permissions=["trip"])
 def reset(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Close the breakers of the chosen rows."""
 
@@ -91,14 +91,14 @@ def reset(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[A
     return ask(page, request, rows, form_class=OptionalReasonForm, title="Reset breakers", act=act)
 
 
-@admin.action(description="Drain for maintenance", permissions=["change"])
+@admin.action(description="Drain for maintenance", permissions=["drain"])
 def drain(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Refuse live calls and hold queued work of the chosen models, after asking why."""
     act = partial(_each_model, request, rows, operations.drain_model)
     return ask(page, request, rows, form_class=ReasonForm, title="Drain for maintenance", act=act)
 
 
-@admin.action(description="End maintenance", permissions=["change"])
+@admin.action(description="End maintenance", permissions=["drain"])
 def undrain(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Let the chosen models work again."""
     act = partial(_each_model, request, rows, operations.undrain_model)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin import helpers
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -56,7 +56,23 @@ class OperatorAdmin(UnfoldAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Show the list, or act on a part of it."""
+        refuse_forbidden_action(self, request)
         return _refusals_told(request, lambda: super(OperatorAdmin, self).changelist_view(request, extra_context))
+
+    def has_trip_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may trip and reset breakers."""
+        return request.user.has_perm("integrations.trip_breaker")
+
+    def has_drain_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may drain a model and end its maintenance."""
+        return request.user.has_perm("integrations.drain_model")
+
+
+def refuse_forbidden_action(page: "admin.ModelAdmin[Any]", request: HttpRequest) -> None:
+    """Answer 403 to an action that this user's page does not offer; Django would show the list as if none was sent."""
+    action = request.POST.get("action")
+    if action and action not in page.get_actions(request):
+        raise PermissionDenied
 
 
 def _refusals_told(request: HttpRequest, view: Callable[[], HttpResponseBase]) -> HttpResponseBase:

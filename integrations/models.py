@@ -60,6 +60,7 @@ class ModelConfig(models.Model):
     class Meta:
         ordering: ClassVar = ["slug"]
         verbose_name = "model"
+        permissions: ClassVar = [("drain_model", "Can drain a model and end its maintenance")]
 
     def __str__(self) -> str:
         return self.slug
@@ -111,6 +112,7 @@ class Endpoint(models.Model):
     class Meta:
         ordering: ClassVar = ["model_id", "position", "id"]
         constraints: ClassVar = [models.UniqueConstraint(fields=["model", "url"], name="endpoint_once_a_model")]
+        permissions: ClassVar = [("trip_breaker", "Can trip and reset breakers")]
 
     def __str__(self) -> str:
         return f"{self.model} at {self.url}"

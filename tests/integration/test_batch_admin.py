@@ -87,5 +87,5 @@ def test_somebody_who_may_only_look_has_no_actions() -> None:
     client = Client()
     client.force_login(watcher)
     assert job.batch_id in client.get(PAGE).content.decode()
-    act(client, "cancel", job)
+    assert act(client, "cancel", job).status_code == 403
     assert states() == [State.QUEUED]
