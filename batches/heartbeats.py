@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
 from batches import claiming
-from batches.claiming import Claim
+from batches.claiming import UNSYNCED, Claim
 from batches.models import WorkerHeartbeat
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ WORKER, SCHEDULER = "worker", "scheduler"
 # A row of a process that was killed stays so long, for whoever wonders where it went. In seconds.
 KEEP = 600.0
 
-_BEAT = """
+_BEAT = f"""{UNSYNCED}
 INSERT INTO batches_workerheartbeat AS w (name, kind, host, pid, started_at, seen_at, batch_id, chunks_in_flight)
 VALUES (%(name)s, %(kind)s, %(host)s, %(pid)s, now(), now(), %(batch_id)s, %(chunks)s)
 ON CONFLICT (name) DO UPDATE SET seen_at = now(), batch_id = EXCLUDED.batch_id,
@@ -115,7 +115,9 @@ class Pulse:
     def works_on(self, batch_id: str) -> None:
         """Say at once on which batch this worker has begun; "" for none. Raises django.db.DatabaseError."""
         self.batch_id = batch_id
-        self.beat_now()
+        with self._lock:
+            chunks = len(self._claims)
+        beat(self.name, WORKER, batch_id=batch_id, chunks=chunks)
 
     def beat_now(self) -> None:
         """Beat once. Raises django.db.DatabaseError."""

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
 from batches import claiming, heartbeats, processing, queues
+from batches.claiming import Target
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,12 @@ def after(queue: str, batch_id: str) -> None:
 def _slice(batch_id: str, *, helpers: bool) -> None:
     try:
         connection.close_if_unusable_or_obsolete()
+        target = claiming.find(batch_id)
+        if target is None:
+            return
         if helpers:
-            _ask_for_helpers(batch_id)
-        processing.current().work(batch_id)
+            _ask_for_helpers(target)
+        processing.current().work(target)
     except AWAY as error:
         _away(batch_id, error)
 
@@ -52,14 +56,15 @@ def _has_more(batch_id: str) -> bool:
     return target is not None and processing.serving(target.model) is not None and claiming.claimable(batch_id) > 0
 
 
-def _ask_for_helpers(batch_id: str) -> None:
+def _ask_for_helpers(target: Target) -> None:
     """One helper for each further BULK_CALLS_IN_FLIGHT chunks that wait, as long as there are workers."""
-    others = heartbeats.workers_alive() - 1
-    if others < 1:
-        return
     own = settings.BULK_CALLS_IN_FLIGHT
-    waiting = claiming.claimable(batch_id, limit=own * (others + 1))
-    queues.enqueue_helpers(batch_id, min(others, -(-waiting // own) - 1))
+    model = processing.serving(target.model)
+    if model is None or target.total <= own * claiming.call_size(model):
+        return
+    others = heartbeats.workers_alive() - 1
+    waiting = claiming.claimable(target.batch_id, limit=own * (others + 1)) if others > 0 else 0
+    queues.enqueue_helpers(target.batch_id, min(others, -(-waiting // own) - 1))
 
 
 def _away(batch_id: str, error: Exception) -> None:

@@ -102,13 +102,10 @@ class Engine:
 
     # --- the worker's own thread: claim ---
 
-    def work(self, batch_id: str) -> None:
+    def work(self, target: Target) -> None:
         """Work on a batch for one slice; batches that share its calls or go before it get their part."""
         ends = time.monotonic() + settings.BULK_SLICE
-        target = claiming.find(batch_id)
-        if target is None:
-            return
-        self.pulse.works_on(batch_id)
+        self.pulse.works_on(target.batch_id)
         while not self.stopping and time.monotonic() < ends:
             model = serving(target.model)
             if model is None or not self._wait_for_place(model.slug, min(ends, time.monotonic() + PATIENCE)):

@@ -1,5 +1,6 @@
 """Claims, leases and the storing of results, by several workers at once on a real PostgreSQL."""
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from batches import claiming, clock, lifecycle, storing
-from batches.bisection import Outcome
+from batches.bisection import Outcome, refusal
 from batches.claiming import Claim, Target
 from batches.models import BatchChunk, BatchJob
 from tests.made_batches import a_batch, a_chunk, at_once
@@ -31,7 +32,7 @@ def a_released_batch(*chunks: Sequence[str], **fields: Any) -> BatchJob:
 
 
 def claim(job: BatchJob, *, owner: str = "w1", call_size: int = 100) -> list[Claim]:
-    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority)
+    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority, total=job.total)
     return claiming.claim(target, owner=owner, call_size=call_size)
 
 
@@ -52,6 +53,12 @@ def set_lease(claimed: Claim, seconds: float) -> None:
             "UPDATE batches_batchchunk SET lease_until = now() + %s * interval '1 second' WHERE id = %s",
             [seconds, claimed.chunk],
         )
+
+
+def lease_left(claimed: Claim) -> float:
+    until = BatchChunk.objects.get(pk=claimed.chunk).lease_until
+    assert until is not None
+    return (until - clock.now()).total_seconds()
 
 
 def test_workers_that_claim_at_once_never_get_the_same_chunk() -> None:
@@ -89,6 +96,16 @@ def test_a_lease_that_ends_further_ahead_than_a_lease_is_long_has_run_out() -> N
     assert len(claim(job, owner="w2")) == 1
 
 
+def test_a_claim_that_began_before_another_one_does_not_take_its_lease_for_one_that_has_run_out() -> None:
+    job = a_released_batch(["a"])
+    with transaction.atomic():
+        connection.cursor().execute("SELECT now()")  # this transaction's time stands still from here on
+        time.sleep(1.5)
+        (taken,) = at_once(partial(claim, job, owner="w2"))
+        assert len(taken) == 1
+        assert claim(job) == []
+
+
 def test_renewing_keeps_a_chunk_and_a_lost_one_stays_lost() -> None:
     job = a_released_batch(["a"], ["b"])
     mine, lost = claim(job)[0], claim(job)[0]
@@ -97,9 +114,8 @@ def test_renewing_keeps_a_chunk_and_a_lost_one_stays_lost() -> None:
     (taken,) = [c for c in claim(job, owner="w2") if c.chunk == lost.chunk] or claim(job, owner="w2")
     set_lease(taken, 1)
     claiming.renew([mine, lost])
-    left = dict(BatchChunk.objects.values_list("id", "lease_until"))
-    assert (left[mine.chunk] - clock.now()).total_seconds() > 5
-    assert (left[lost.chunk] - clock.now()).total_seconds() < 2
+    assert lease_left(mine) > 5
+    assert lease_left(lost) < 2
 
 
 @pytest.mark.parametrize(
@@ -177,10 +193,7 @@ def test_the_last_two_chunks_stored_at_once_close_the_batch() -> None:
     for _ in range(20):
         job = a_released_batch(["a"], ["b"])
         first, second = claim(job, call_size=1)[0], claim(job, call_size=1)[0]
-        stored = at_once(
-            lambda claim=first: storing.store(claim, vectors_for(claim)),
-            lambda claim=second: storing.store(claim, vectors_for(claim)),
-        )
+        stored = at_once(*(partial(storing.store, held, vectors_for(held)) for held in (first, second)))
         assert stored == [True, True]
         job.refresh_from_db()
         assert (job.state, job.completed) == ("completed", 2)
@@ -190,8 +203,7 @@ def test_the_last_two_chunks_stored_at_once_close_the_batch() -> None:
 def test_a_batch_without_a_single_vector_has_failed() -> None:
     job = a_released_batch(["a"])
     (claimed,) = claim(job)
-    refused = storing.refusal(RuntimeError())
-    outcome = replace(vectors_for(claimed), done=frozenset(), errors={0: refused})
+    outcome = replace(vectors_for(claimed), done=frozenset(), errors={0: refusal(RuntimeError())})
     storing.store(claimed, outcome)
     job.refresh_from_db()
     assert (job.state, job.completed, job.failed) == ("failed", 0, 1)
@@ -238,7 +250,7 @@ def test_cancelling_while_workers_claim_renew_and_store_leads_to_no_deadlock() -
 def test_what_is_known_of_a_chunk_is_stored_and_only_the_rest_claimed_again() -> None:
     job = a_released_batch(["a", "b", "c"])
     (first,) = claim(job)
-    some = replace(vectors_for(first, value=3.0), done=frozenset({1}), errors={2: storing.refusal(RuntimeError())})
+    some = replace(vectors_for(first, value=3.0), done=frozenset({1}), errors={2: refusal(RuntimeError())})
     assert storing.store(first, some) is True
     job.refresh_from_db()
     assert (job.state, job.completed, job.failed) == ("processing", 1, 1)
@@ -261,7 +273,7 @@ def test_claiming_stays_quick_to_look_for_work_among_many_ended_batches() -> Non
     BatchJob.objects.bulk_create(BatchJob(batch_id=f"old-{n}", **template, **times) for n in range(5000))
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE batches_batchjob")
-        values = {"model": "m", "batch_id": job.batch_id, "priority": 5, "lease": 10}
-        cursor.execute("EXPLAIN " + claiming._FIRST, values)
+        values: dict[str, Any] = {"model": "m", "batch_id": job.batch_id, "priority": 5, "lease": 10}
+        cursor.execute("EXPLAIN " + claiming._FIRST.removeprefix(claiming.UNSYNCED), values)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan on batches_batchjob" not in plan

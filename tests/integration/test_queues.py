@@ -31,7 +31,7 @@ def test_operators_find_the_waiting_batches_in_order_under_the_bare_name(redis_d
     assert queues.enqueue("batch_m_2")
     assert redis_db.llen("batch_queue") == 2
     assert names(redis_db) == [b"batch_m_1", b"batch_m_2"]
-    assert queues.listed() == {"batch_m_1", "batch_m_2"}
+    assert queues.listed() == frozenset({"batch_m_1", "batch_m_2"})
 
 
 def test_a_batch_stands_in_the_list_once(redis_db: "redis.Redis") -> None:

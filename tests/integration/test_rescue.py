@@ -40,7 +40,7 @@ def a_released_batch(**fields: Any) -> BatchJob:
 
 
 def claim_all(job: BatchJob) -> list[Claim]:
-    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority)
+    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority, total=job.total)
     return [claim for _ in range(2) for claim in claiming.claim(target, owner="w", call_size=1)]
 
 
@@ -101,7 +101,7 @@ def test_a_live_workers_present_batch_is_left_to_it_and_a_silent_workers_is_not(
 
 def test_a_batch_that_helpers_still_hold_parts_of_is_enqueued_all_the_same() -> None:
     job = a_released_batch()
-    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority)
+    target = Target(batch_id=job.batch_id, model=job.model, priority=job.priority, total=job.total)
     assert len(claiming.claim(target, owner="helper", call_size=1)) == 1
     assert idle() == [job.batch_id]
 
@@ -145,7 +145,7 @@ def test_looking_for_idle_batches_does_not_read_the_ended_ones() -> None:
     BatchJob.objects.bulk_create(BatchJob(batch_id=f"old-{n}", **template, **times) for n in range(5000))
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE batches_batchjob")
-        values = {"models": ["m"], "listed": [""], "alive": 10, "lease": 10, "limit": 10}
+        values: dict[str, Any] = {"models": ["m"], "listed": [""], "alive": 10, "lease": 10, "limit": 10}
         cursor.execute("EXPLAIN " + rescue._IDLE, values)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan on batches_batchjob" not in plan

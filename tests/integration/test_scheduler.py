@@ -1,6 +1,7 @@
 """The scheduler's duties, its lock, and what it does when one of them fails."""
 
 from datetime import timedelta
+from typing import Any
 
 import psycopg2
 import pytest
@@ -18,7 +19,7 @@ from tests.processes import Stack, wait_until
 pytestmark = pytest.mark.usefixtures("redis_db")
 
 
-def a_held_batch(**fields: object) -> BatchJob:
+def a_held_batch(**fields: Any) -> BatchJob:
     job = a_batch(total=1, age=600, **fields)
     a_chunk(job, number=0, first=0, texts=["a"])
     return job

@@ -114,7 +114,7 @@ def test_a_large_batch_asks_as_many_helpers_as_it_has_work_for_and_there_are_wor
     engine: Engine, upstream: Upstream, settings: Settings, redis_db: "redis.Redis"
 ) -> None:
     settings.BULK_CALLS_IN_FLIGHT = 4
-    serve_model(upstream)
+    serve_model(upstream, fields={"batch_size": 2})
     engine.request_stop()
     batch_id = submit(18, batch_size=2)  # nine chunks: work for three workers
     jobs.work(batch_id)
