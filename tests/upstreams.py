@@ -144,6 +144,11 @@ class Upstream(Commands):
         self._server = await asyncio.start_server(self._serve, sock=self._listener, limit=2**20)
 
     async def _stop(self) -> None:
+        # A connection that was just accepted needs some rounds of the loop until it is one of ours, and the server must
+        # still be open then: asyncio loses those that it accepts while it closes.
+        self._loop.remove_reader(self._listener)
+        for _ in range(10):
+            await asyncio.sleep(0)
         self._server.close()
         await self._close(only_idle=False)
 
@@ -153,7 +158,8 @@ class Upstream(Commands):
             self._open[task][0].transport.abort()
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     # --- one connection ---
 
@@ -210,26 +216,26 @@ class Upstream(Commands):
             self.in_flight -= 1
 
     async def _answer_texts(self, exchange: Exchange) -> None:
-        failure, count, right = self.next_failure("embed"), len(exchange.texts), False
+        failure, count = self.next_failure("embed"), len(exchange.texts)
+        status = self._speech.refusal_status
         if failure:
+            self._count_answered(exchange.texts if failure.kind in RIGHT else [])
             await FAILURES[failure.kind](self, exchange, **failure.options)
-            right = failure.kind in RIGHT
         elif self.crashing.intersection(exchange.texts):
             await exchange.send(500, self._speech.error("the model crashed", 500))
         elif self.max_batch is not None and count > self.max_batch:
-            status = self._speech.refusal_status
-            await exchange.send(
-                status, self._speech.error(self._speech.too_many.format(count=count, limit=self.max_batch), status)
-            )
+            message = self._speech.too_many.format(count=count, limit=self.max_batch)
+            await exchange.send(status, self._speech.error(message, status))
         elif self.poisoned.intersection(exchange.texts):
-            status = self._speech.refusal_status
             await exchange.send(status, self._speech.error(self._speech.too_long, status))
         else:
+            self._count_answered(exchange.texts)
             await exchange.send(200, self.answer(exchange.texts))
-            right = True
-        if right:
-            self.answered += 1
-            self.embedded.update(exchange.texts)
+
+    def _count_answered(self, texts: list[str]) -> None:
+        # Before the answer goes out: whoever has received it must find it counted.
+        self.answered += bool(texts)
+        self.embedded.update(texts)
 
     def answer(self, texts: list[str], *, dimensions: int = 0, order: list[int] | None = None) -> bytes:
         """The right body for these texts; `order` gives the vectors in that order, with their `index`."""
