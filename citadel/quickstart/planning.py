@@ -25,7 +25,12 @@ def make_plan(state: Path, *, port: int | None, models_port: int | None, free: b
     count = len(fleet.FLEET) + len(fleet.REPLICAS)
     first = models_port or MODELS_PORT
     proposed = ports.free(count) if free and models_port is None else list(range(first, first + count))
-    models, replicas = fleet.seats(kept.ports(settled.state, proposed) if models_port is None else proposed)
+    seated = kept.ports(settled.state, proposed)
+    if models_port not in (None, seated[0]):
+        raise CommandError(
+            f"In {settled.state} the demo servers have the ports from {seated[0]} on; leave --models-port."
+        )
+    models, replicas = fleet.seats(seated)
     database_url, redis_url = os.environ.get("DATABASE_URL", ""), os.environ.get("REDIS_URL", "")
     _require_answers(database_url, redis_url)
     return Plan(
