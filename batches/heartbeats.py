@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -86,13 +86,12 @@ def _alive(kind: str) -> int:
 
 
 class Pulse:
-    """The heartbeat thread of one worker. `batch_id` and `claims` are read at each beat."""
+    """The heartbeat thread of one worker. `batch_id` and `claims()` are read at each beat."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, claims: Callable[[], Sequence[Claim]]) -> None:
         self.name = name
         self.batch_id = ""
-        self._claims: Sequence[Claim] = ()
-        self._lock = threading.Lock()
+        self._claims = claims
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._silent = False
@@ -107,22 +106,14 @@ class Pulse:
         self._stopping.set()
         self._thread.join(timeout=5)
 
-    def holds(self, claims: Sequence[Claim]) -> None:
-        """Take over which chunks' leases to renew from now on."""
-        with self._lock:
-            self._claims = claims
-
     def works_on(self, batch_id: str) -> None:
         """Say at once on which batch this worker has begun; "" for none. Raises django.db.DatabaseError."""
         self.batch_id = batch_id
-        with self._lock:
-            chunks = len(self._claims)
-        beat(self.name, WORKER, batch_id=batch_id, chunks=chunks)
+        beat(self.name, WORKER, batch_id=batch_id, chunks=len(self._claims()))
 
     def beat_now(self) -> None:
         """Beat once. Raises django.db.DatabaseError."""
-        with self._lock:
-            claims = self._claims
+        claims = self._claims()
         beat(self.name, WORKER, batch_id=self.batch_id, chunks=len(claims))
         claiming.renew(claims)
 

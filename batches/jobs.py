@@ -1,6 +1,7 @@
 """RQ's entry points. A job carries a batch's id and nothing else: what to do is asked of PostgreSQL."""
 
 import logging
+import time
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
@@ -49,6 +50,10 @@ def _slice(batch_id: str, *, helpers: bool) -> None:
         processing.current().work(target)
     except AWAY as error:
         _away(batch_id, error)
+    except Exception:
+        # Put back at once, it would break the next slice at once: let others have the worker for a moment.
+        log.exception("slice failed", extra={"batch_id": batch_id})
+        time.sleep(1)
 
 
 def _has_more(batch_id: str) -> bool:

@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.pulse = Pulse(name)
+        self.pulse = Pulse(name, self.claims)
         self.stopping = False
         self._changed = threading.Condition()
         self._calls: dict[Call, concurrent.futures.Future[Found]] = {}
@@ -137,7 +137,6 @@ class Engine:
         future = loop.submit(_embed(model, claims))
         with self._changed:
             self._calls[call] = future
-        self.pulse.holds(self.claims())
         future.add_done_callback(lambda done: self._back.put(_Back(call=call, future=done)))
 
     # --- the storing thread ---
@@ -152,7 +151,6 @@ class Engine:
             with self._changed:
                 del self._calls[back.call]
                 self._changed.notify_all()
-            self.pulse.holds(self.claims())
         connection.close()
 
     def _settle(self, call: Call, found: Found) -> None:

@@ -16,17 +16,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django
-import django_rq
 import psycopg2
 import redis
-from rq import Worker
-from rq.serializers import JSONSerializer
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "citadel.settings")
 django.setup()
 
+import django_rq  # noqa: E402
 from django.conf import settings  # noqa: E402
 from django.db import connections  # noqa: E402
+from rq import Worker  # noqa: E402
+from rq.serializers import JSONSerializer  # noqa: E402
 
 from batches import processing, submission  # noqa: E402
 from batches.models import BatchJob  # noqa: E402

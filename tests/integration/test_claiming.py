@@ -18,7 +18,7 @@ from batches.claiming import Claim, Target
 from batches.models import BatchChunk, BatchJob
 from tests.made_batches import a_batch, a_chunk, at_once
 
-pytestmark = pytest.mark.usefixtures("transactional_db", "redis_db")
+pytestmark = pytest.mark.usefixtures("stack")
 
 
 def a_released_batch(*chunks: Sequence[str], **fields: Any) -> BatchJob:

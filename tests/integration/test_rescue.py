@@ -14,13 +14,14 @@ from batches.models import BatchChunk, BatchJob, WorkerHeartbeat
 from integrations import snapshot
 from integrations.models import ModelConfig
 from tests.made_batches import a_batch, a_chunk, configure
+from tests.processes import Stack
 from tests.tcp_gate import Gate
 
-pytestmark = pytest.mark.usefixtures("transactional_db", "redis_db")
+pytestmark = pytest.mark.usefixtures("stack")
 
 
 @pytest.fixture(autouse=True)
-def model(transactional_db: None) -> None:
+def model(stack: Stack) -> None:
     configure()
 
 

@@ -26,7 +26,7 @@ def a_held_batch(**fields: Any) -> BatchJob:
 
 
 @pytest.fixture
-def model(transactional_db: None) -> None:
+def model(stack: Stack) -> None:
     configure()
 
 

@@ -5,8 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 import redis
 from django.db import connection
@@ -32,7 +34,7 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
-def engine(records: None) -> Iterator[Engine]:
+def engine(stack: Stack) -> Iterator[Engine]:
     started = Engine("test-worker")
     started.start()
     processing.install(started)
@@ -193,3 +195,28 @@ def test_a_slice_during_which_redis_went_away_leaves_its_batch_to_whoever_finds_
     assert BatchChunk.objects.filter(state="waiting").exists()
     assert WorkerHeartbeat.objects.get().batch_id == ""
     assert rescue.idle_batches(frozenset()) == [batch_id]
+
+
+@contextmanager
+def chunks_elsewhere() -> Iterator[None]:
+    """Every statement that names the chunks fails."""
+    with closing(psycopg2.connect(**connection.get_connection_params())) as other:
+        other.autocommit = True
+        other.cursor().execute("ALTER TABLE batches_batchchunk RENAME TO elsewhere")
+        try:
+            yield
+        finally:
+            other.cursor().execute("ALTER TABLE elsewhere RENAME TO batches_batchchunk")
+
+
+def test_a_slice_that_breaks_is_logged_and_the_worker_lives_on(
+    engine: Engine, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve_model(upstream)
+    batch_id = submit(3)
+    with chunks_elsewhere():
+        jobs.work(batch_id)
+    assert "slice failed" in [record.message for record in caplog.records]
+    jobs.work(batch_id)
+    assert engine.drain(10)
+    assert state(batch_id) == "completed"
