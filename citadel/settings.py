@@ -8,6 +8,8 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from citadel.console.navigation import NAVIGATION
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 env.read_env(BASE_DIR / ".env")
@@ -149,6 +151,7 @@ MIDDLEWARE = [
     "integrations.api.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "citadel.console.middleware.ConsoleMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -162,8 +165,13 @@ TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
-        "APP_DIRS": True,
         "OPTIONS": {
+            "loaders": [
+                (
+                    "django.template.loaders.cached.Loader",
+                    ["citadel.console.loaders.OwnTemplates", "citadel.console.loaders.AppTemplates"],
+                ),
+            ],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
@@ -206,7 +214,35 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "BreakerStateEnum": ["closed", "half_open", "open", "forced_open"],
     },
 }
-UNFOLD: dict[str, Any] = {"SITE_TITLE": "Citadel", "SITE_HEADER": "Citadel"}
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "Citadel",
+    "SITE_HEADER": "Citadel",
+    "SITE_SUBHEADER": "Embeddings",
+    "SITE_SYMBOL": "castle",
+    "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}citadel/icon.svg"}],
+    "SHOW_BACK_BUTTON": False,
+    "STYLES": [f"{STATIC_URL}citadel/console.css"],
+    "SCRIPTS": [f"{STATIC_URL}citadel/idiomorph-ext.min.js", f"{STATIC_URL}citadel/console.js"],
+    "DASHBOARD_CALLBACK": "citadel.console.dashboard.context",
+    "SIDEBAR": {"show_search": False, "show_all_applications": False, "navigation": NAVIGATION},
+    "COLORS": {
+        # A calm blue; the tones red, amber and green are left to what they say.
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        },
+    },
+}
 
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -231,7 +267,7 @@ LOGGING: dict[str, Any] = {
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-CSRF_FAILURE_VIEW = "integrations.api.problems.csrf_failure"
+CSRF_FAILURE_VIEW = "citadel.console.middleware.csrf_failure"
 # Behind TLS set CITADEL_HTTPS=true; the bundled nginx sample sends X-Forwarded-Proto.
 HTTPS: bool = env.bool("CITADEL_HTTPS", default=False)
 if HTTPS:

@@ -12,6 +12,7 @@ from batches.counts import counts_by_model
 from batches.lifecycle import cancel
 from batches.patterns import bulk, hybrid
 from batches.submission import submit, submit_lines
+from citadel.console.urls import console_urls
 from integrations.api.status import status_urls
 from integrations.api.urls import api_urls
 from integrations.live import real_time
@@ -32,6 +33,7 @@ def queue_takeover(call: EmbedCall) -> Accepted:
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(url="/admin/"), name="home"),
+    *console_urls(),
     path("admin/", admin.site.urls),
     *status_urls(counts_by_model),
     path("api/v1/external/", include("batches.api.urls")),

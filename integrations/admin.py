@@ -1,6 +1,6 @@
 """The operators' pages. Every write is one call of integrations.operations."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,30 +9,14 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from integrations import operations, rules
-from integrations.admin_base import OperatorAdmin, ReadOnlyAdmin, UnfoldStacked, actor, ask
-from integrations.admin_forms import (
-    ApiKeyForm,
-    AssignmentFormSet,
-    ModelForm,
-    OptionalReasonForm,
-    ReasonForm,
-    TripForm,
-)
-from integrations.models import (
-    ApiKey,
-    AuditEntry,
-    BreakerEvent,
-    CallRecord,
-    CallStats,
-    ConfigVersion,
-    Endpoint,
-    ModelConfig,
-    PatternAssignment,
-)
+from integrations import admin_breakers, admin_records, operations, rules
+from integrations.admin_base import OperatorAdmin, UnfoldStacked, actor, ask
+from integrations.admin_breakers import reset, trip
+from integrations.admin_forms import ApiKeyForm, AssignmentFormSet, ModelForm, OptionalReasonForm, ReasonForm
+from integrations.models import ApiKey, Endpoint, ModelConfig, PatternAssignment
 from integrations.values import hash_key
 
-_BREAKER = ("forced_open", "forced_reason", "forced_by", "forced_at", "forced_until", "breaker_epoch")
+__all__ = ["ApiKeyAdmin", "ModelConfigAdmin", "PatternAssignmentAdmin", "admin_breakers", "admin_records"]
 
 
 class EndpointInline(UnfoldStacked):
@@ -62,33 +46,6 @@ class AssignmentInline(UnfoldStacked):
         ("breaker_threshold", "breaker_reset_timeout"),
         ("urgent_threshold", "batch_size", "processing_interval"),
     )
-
-
-def _endpoint_ids(rows: Iterable[Model]) -> list[int]:
-    """The ids of the chosen endpoints, or of all endpoints of the chosen models."""
-    models = [row.pk for row in rows if isinstance(row, ModelConfig)]
-    own = Endpoint.objects.filter(model__in=models).values_list("pk", flat=True)
-    return [*(row.pk for row in rows if isinstance(row, Endpoint)), *own]
-
-
-@admin.action(description="Trip breakers", permissions=["trip"])
-def trip(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
-    """Open the breakers of the chosen rows, after asking why and until when."""
-
-    def act(data: Mapping[str, Any]) -> None:
-        operations.trip_breaker(_endpoint_ids(rows), actor=actor(request), reason=data["reason"], until=data["until"])
-
-    return ask(page, request, rows, form_class=TripForm, title="Trip breakers", act=act)
-
-
-@admin.action(description="Reset breakers", permissions=["trip"])
-def reset(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
-    """Close the breakers of the chosen rows."""
-
-    def act(data: Mapping[str, Any]) -> None:
-        operations.reset_breaker(_endpoint_ids(rows), actor=actor(request), reason=data["reason"])
-
-    return ask(page, request, rows, form_class=OptionalReasonForm, title="Reset breakers", act=act)
 
 
 @admin.action(description="Drain for maintenance", permissions=["drain"])
@@ -177,34 +134,6 @@ def _mark(endpoint: Endpoint) -> str:
     return " (tripped)" if endpoint.forced_open and not passed else ""
 
 
-@admin.register(Endpoint)
-class EndpointAdmin(OperatorAdmin):
-    """Endpoints and their breakers."""
-
-    list_display = ("url", "model", "protocol", "position", "enabled", "forced_open", "forced_reason", "forced_until")
-    list_filter = ("model", "protocol", "enabled", "forced_open")
-    list_select_related = ("model",)
-    search_fields = ("url", "model__slug")
-    readonly_fields = _BREAKER
-    actions = (trip, reset)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        """An endpoint stays with its model: its breaker's history belongs there."""
-        return (*self.readonly_fields, "model") if obj else self.readonly_fields
-
-    def save_model(self, request: HttpRequest, obj: Endpoint, form: Any, change: bool) -> None:
-        """Store it."""
-        operations.save_endpoint(obj, actor=actor(request))
-
-    def delete_model(self, request: HttpRequest, obj: Endpoint) -> None:
-        """Delete one."""
-        operations.delete_endpoints([obj.pk], actor=actor(request))
-
-    def delete_queryset(self, request: HttpRequest, queryset: "QuerySet[Endpoint]") -> None:
-        """Delete several, as one write."""
-        operations.delete_endpoints([e.pk for e in queryset], actor=actor(request))
-
-
 @admin.register(PatternAssignment)
 class PatternAssignmentAdmin(OperatorAdmin):
     """The patterns of all models in one list."""
@@ -275,47 +204,3 @@ class ApiKeyAdmin(OperatorAdmin):
             operations.revoke_keys([row.pk for row in rows], actor=actor(request), reason=data["reason"])
 
         return ask(self, request, rows, form_class=OptionalReasonForm, title="Revoke keys", act=act)
-
-
-@admin.register(CallRecord)
-class CallRecordAdmin(ReadOnlyAdmin):
-    """What happened, call by call."""
-
-    list_display = ("started_at", "request_id", "client", "model", "pattern", "mode", "code", "duration_ms", "texts")
-    list_filter = ("pattern", "mode")
-    search_fields = ("=request_id", "=model", "=batch_id")
-    ordering = ("-started_at",)
-
-
-@admin.register(CallStats)
-class CallStatsAdmin(ReadOnlyAdmin):
-    """The rollups behind status and metrics."""
-
-    list_display = ("width", "bucket", "kind", "model", "pattern", "mode", "endpoint", "code", "count", "texts")
-    list_filter = ("width", "kind", "pattern", "mode")
-    ordering = ("-bucket", "-id")
-
-
-@admin.register(BreakerEvent)
-class BreakerEventAdmin(ReadOnlyAdmin):
-    """What breakers and operators did to breakers."""
-
-    list_display = ("at", "model", "url", "from_state", "to_state", "reason", "actor", "until")
-    list_filter = ("to_state",)
-    search_fields = ("model", "url")
-
-
-@admin.register(AuditEntry)
-class AuditEntryAdmin(ReadOnlyAdmin):
-    """What operators did."""
-
-    list_display = ("at", "actor", "action", "model", "target", "reason")
-    list_filter = ("action",)
-    search_fields = ("actor", "model", "target", "reason")
-
-
-@admin.register(ConfigVersion)
-class ConfigVersionAdmin(ReadOnlyAdmin):
-    """The number that every process watches."""
-
-    list_display = ("version", "updated_at")

@@ -12,6 +12,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 
+from integrations.templatetags.console import moment
+
 if TYPE_CHECKING:
     UnfoldAdmin = admin.ModelAdmin[Any]
     UnfoldTabular = admin.TabularInline[Any, Any]
@@ -21,12 +23,23 @@ else:
     from unfold.admin import StackedInline as UnfoldStacked
     from unfold.admin import TabularInline as UnfoldTabular
 
-__all__ = ["OperatorAdmin", "ReadOnlyAdmin", "UnfoldStacked", "UnfoldTabular", "actor", "ask"]
+__all__ = ["OperatorAdmin", "ReadOnlyAdmin", "UnfoldStacked", "UnfoldTabular", "actor", "ask", "time_column"]
 
 
 def actor(request: HttpRequest) -> str:
     """The name that the audit trail shows."""
     return request.user.get_username()
+
+
+def time_column(field: str, description: str = "") -> Callable[[Model], str]:
+    """A column, or a read-only field, that shows a time in the operator's zone, with the exact UTC on hover."""
+
+    @admin.display(description=description or field.replace("_", " ").removesuffix(" at"), ordering=field)
+    def column(row: Model) -> str:
+        return moment(getattr(row, field))
+
+    column.__name__ = f"{field}_shown"
+    return column
 
 
 class OperatorAdmin(UnfoldAdmin):

@@ -11,12 +11,10 @@ from integrations.models import ApiKey, ModelConfig
 if TYPE_CHECKING:
     InlineFormSet = forms.BaseInlineFormSet[Any, Any, Any]
     from django.forms import CheckboxSelectMultiple as ScopesInput
-    from django.forms import SplitDateTimeWidget as TimeInput
     from django.forms import TextInput as ReasonInput
 else:
     from unfold.forms import PaginationInlineFormSet as InlineFormSet
     from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget as ScopesInput
-    from unfold.widgets import UnfoldAdminSplitDateTimeWidget as TimeInput
     from unfold.widgets import UnfoldAdminTextInputWidget as ReasonInput
 
 
@@ -71,12 +69,6 @@ class OptionalReasonForm(forms.Form):
     """Why, for what needs no excuse."""
 
     reason = forms.CharField(max_length=200, widget=ReasonInput(), required=False)
-
-
-class TripForm(ReasonForm):
-    """Why, and until when."""
-
-    until = forms.SplitDateTimeField(required=False, widget=TimeInput(), help_text="Empty: until somebody resets it.")
 
 
 class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # as above

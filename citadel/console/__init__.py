@@ -1,0 +1,1 @@
+"""The operators' console: its frame, the dashboard and the breakers' pages."""
