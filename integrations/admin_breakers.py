@@ -69,7 +69,6 @@ class EndpointAdmin(OperatorAdmin):
     list_filter = ("model", "protocol", "enabled", "forced_open")
     list_select_related = ("model",)
     search_fields = ("url", "model__slug")
-    readonly_fields = _BREAKER
     actions = (trip, reset)
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
@@ -79,7 +78,7 @@ class EndpointAdmin(OperatorAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
         """An endpoint stays with its model: its breaker's history belongs there."""
-        return (*self.readonly_fields, "model") if obj else self.readonly_fields
+        return (*_BREAKER, "model") if obj else _BREAKER
 
     def save_model(self, request: HttpRequest, obj: Endpoint, form: Any, change: bool) -> None:
         """Store it."""

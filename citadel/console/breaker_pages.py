@@ -84,7 +84,7 @@ def _ask(
         raise PermissionDenied
     chosen = _chosen(request)
     if not chosen:
-        messages.error(request, "Choose at least one endpoint.")
+        messages.error(request, "Choose at least one enabled endpoint.")
         return HttpResponseRedirect(reverse("breakers"))
     form = form_class(request.POST or None)
     if form.is_bound and form.is_valid() and _acted(form, lambda data: act([b.endpoint.id for b in chosen], data)):

@@ -1,8 +1,8 @@
 """Templates made fit for the console's Content-Security-Policy.
 
-The policy runs no inline script and applies no inline style that does not carry the page's nonce. Unfold, Django's admin
-and django-rq have some in their templates. The nonce is written into the template's source, before anything is filled
-in: what a page shows can hold any text, and a tag that came with it has no nonce and does nothing.
+The policy runs no inline script and applies no inline style that does not carry the page's nonce. Unfold, Django's
+admin and django-rq have some in their templates. The nonce is written into the template's source, before anything is
+filled in: what a page shows can hold any text, and a tag that came with it has no nonce and does nothing.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What surrounds every page: its Content-Security-Policy, and in the admin the operator's time zone and lost sessions."""
+"""Around every page: its Content-Security-Policy, and in the admin the operator's time zone and lost sessions."""
 
 import re
 import secrets

@@ -84,12 +84,26 @@ def _infrastructure(board: Board) -> Iterator[Problem]:
 
 
 def _models(board: Board) -> Iterator[Problem]:
+    yield from _without_endpoints(board)
     seen: set[str] = set()
     for row in board.rows:
         if row.model.slug not in seen:
             seen.add(row.model.slug)
             yield from _model(row)
         yield from _service(row)
+
+
+def _without_endpoints(board: Board) -> Iterator[Problem]:
+    """All of them in one: a new installation has many."""
+    slugs = list(dict.fromkeys(row.model.slug for row in board.rows if row.state == "none"))
+    if slugs:
+        yield Problem(
+            key="none",
+            tone="warn",
+            title=f"{len(slugs)} model{'s have' if len(slugs) > 1 else ' has'} no enabled endpoint",
+            detail=f"Their live calls are refused, their queued work waits: {', '.join(slugs)}.",
+            actions=(Action(label="Models", url=reverse("admin:integrations_modelconfig_changelist")),),
+        )
 
 
 def _model(row: Row) -> Iterator[Problem]:
@@ -102,13 +116,6 @@ def _model(row: Row) -> Iterator[Problem]:
             tone="warn",
             title=f"{slug} is drained",
             detail=f"Live calls are refused, queued work waits: {row.model.drain_reason}",
-        )
-    elif not row.breakers:
-        yield Problem(
-            key=f"none-{slug}",
-            tone="warn",
-            title=f"{slug} has no enabled endpoint",
-            detail="Every call to it is refused, queued work waits.",
         )
     for breaker in row.shut:
         yield _shut(row, breaker)

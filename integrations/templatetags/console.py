@@ -53,7 +53,8 @@ def duration(seconds: float | None) -> str:
     """Seconds in the two largest units that matter: "23 s", "4 min 10 s", "2 h 5 min", "3 d 4 h"."""
     if seconds is None:
         return NOTHING
-    left, parts = max(0, round(seconds)), []
+    left = max(0, round(seconds))
+    parts: list[str] = []
     for size, unit in _UNITS:
         if left >= size or (parts and unit != "s"):
             parts.append(f"{left // size} {unit}")
