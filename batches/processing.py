@@ -167,7 +167,7 @@ class Engine:
                 time.sleep(0.5)
             except DatabaseError as error:
                 # Something about this result cannot be stored: as a failure it can.
-                if found.stopped_by is error:
+                if isinstance(found.stopped_by, DatabaseError):
                     raise
                 log.exception("result refused by PostgreSQL", extra={"batch_id": call.claims[0].batch_id})
                 found = Found(count=found.count, stopped_by=error)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from django.db import connection
 from pytest_django import Settings
 
 from batches import claiming, heartbeats, lifecycle, processing, releasing, submission
@@ -13,6 +14,7 @@ from batches.processing import Engine
 from integrations import loop, recorder, snapshot
 from integrations.models import CallRecord, Endpoint, ModelConfig
 from tests.made_batches import a_submission
+from tests.postgres_proxy import PostgresProxy, connections_through
 from tests.processes import Stack, serve_model, wait_until
 from tests.upstreams import Upstream, vector_of
 
@@ -330,6 +332,33 @@ def test_the_leases_of_slow_calls_are_renewed(engine: Engine, upstream: Upstream
     assert chunk.lease_until > before
     assert chunk.lease_owner == "test-engine"
     assert heartbeats.workers_alive() == 1
+
+
+def test_a_result_is_stored_although_postgresql_goes_away_while_it_is(engine: Engine, upstream: Upstream) -> None:
+    serve_model(upstream)
+    batch_id = submit(["a", "b"])
+    with PostgresProxy(connection.settings_dict) as proxy, connections_through(proxy):
+        proxy.swallow_answer_to(b"WITH chunk AS")  # the storing thread connects only now
+        work(engine, batch_id)
+        assert proxy.swallowed == 1
+        assert job_of(batch_id).completed == 2
+        assert set(outcomes(batch_id, upstream).values()) == {"right"}
+        assert dict(upstream.texts) == {"a": 1, "b": 1}
+        engine.shutdown(1)
+        recorder.stop()
+
+
+def test_a_result_that_postgresql_refuses_keeps_the_engine_from_nothing_else(
+    engine: Engine, upstream: Upstream, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CHUNK_MAX_ATTEMPTS = 1
+    serve_model(upstream)
+    broken = submit(["a"])
+    BatchJob.objects.filter(batch_id=broken).update(total=0)  # its counts can no longer fit
+    work(engine, broken)
+    assert "result not stored" in [record.message for record in caplog.records]
+    assert chunk_of(broken).state == "claimed"  # until its lease runs out
+    assert work_to_the_end(engine, submit(["b"])).state == "completed"
 
 
 def test_without_an_engine_a_job_says_how_to_start_workers() -> None:

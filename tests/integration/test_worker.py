@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -220,3 +221,21 @@ def test_a_slice_that_breaks_is_logged_and_the_worker_lives_on(
     jobs.work(batch_id)
     assert engine.drain(10)
     assert state(batch_id) == "completed"
+
+
+def test_a_worker_started_before_postgresql_waits_for_it(stack: Stack) -> None:
+    parts = urlsplit(stack.database_url)
+    with Gate(parts.port or 5432, host=parts.hostname or "127.0.0.1") as gate:
+        gate.shut()
+        through = parts._replace(netloc=f"{parts.username}@127.0.0.1:{gate.port}").geturl()
+        process = stack.start("early", [sys.executable, "manage.py", "worker"], DATABASE_URL=through)
+        wait_until(lambda: "worker waits: PostgreSQL" in process.tail(), 30)
+        gate.open()
+        wait_until(lambda: WorkerHeartbeat.objects.filter(pid=process.pid).exists(), 15)
+        process.stop()
+
+
+def test_a_worker_that_is_stopped_before_postgresql_is_there_ends(stack: Stack) -> None:
+    nowhere = stack.start("early", [sys.executable, "manage.py", "worker"], DATABASE_URL="postgresql://u@127.0.0.1:1/n")
+    wait_until(lambda: "worker waits: PostgreSQL" in nowhere.tail(), 30)
+    nowhere.stop()
