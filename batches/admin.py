@@ -11,7 +11,7 @@ from django.utils.translation import ngettext
 
 from batches import lifecycle
 from batches.models import BatchJob, WorkerHeartbeat
-from integrations.admin_base import ReadOnlyAdmin, actor, ask, refuse_forbidden_action
+from integrations.admin_base import ReadOnlyAdmin, actor, ask
 from integrations.errors import CitadelError
 
 
@@ -43,11 +43,6 @@ class BatchJobAdmin(ReadOnlyAdmin):
     search_fields = ("=batch_id", "=client", "=model", "=request_id")
     ordering = ("-id",)
     actions = ("cancel", "retry", "set_priority")
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show the list, or act on a part of it."""
-        refuse_forbidden_action(self, request)
-        return super().changelist_view(request, extra_context)
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whether this user may act on batches, whose rows nobody edits."""

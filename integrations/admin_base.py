@@ -1,6 +1,7 @@
 """What the admin pages share: writes go through operations, refusals become messages, actions ask before they act."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -11,6 +12,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
+from django.urls import reverse
 
 from integrations.templatetags.console import moment
 
@@ -23,7 +25,21 @@ else:
     from unfold.admin import StackedInline as UnfoldStacked
     from unfold.admin import TabularInline as UnfoldTabular
 
-__all__ = ["OperatorAdmin", "ReadOnlyAdmin", "UnfoldStacked", "UnfoldTabular", "actor", "ask", "time_column"]
+__all__ = [
+    "OperatorAdmin",
+    "ReadOnlyAdmin",
+    "UnfoldStacked",
+    "UnfoldTabular",
+    "actor",
+    "ask",
+    "ask_about",
+    "named",
+    "page_url",
+    "time_column",
+]
+
+# Rows that a question names; of more it says how many.
+SHOWN = 20
 
 
 def actor(request: HttpRequest) -> str:
@@ -109,6 +125,11 @@ class ReadOnlyAdmin(UnfoldAdmin):
 
     show_full_result_count = False  # counting all calls ever made takes seconds
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show the list, or act on a part of it."""
+        refuse_forbidden_action(self, request)
+        return super().changelist_view(request, extra_context)
+
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Nobody adds."""
         return False
@@ -137,16 +158,63 @@ def ask(
     """
     form = form_class(request.POST) if "apply" in request.POST else form_class()
     if form.is_bound and form.is_valid() and _acted(form, act):
-        messages.success(request, f"{title}: {', '.join(str(row) for row in rows)}.")
+        messages.success(request, f"{title}: {named(rows)}.")
         return None
+    across = request.POST.get("select_across", "0")
+    chosen = request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)
+    hidden = [("action", request.POST.get("action", "")), ("select_across", across), ("index", "0")]
+    hidden += [(helpers.ACTION_CHECKBOX_NAME, pk) for pk in chosen]
+    return _asked(page, request, rows, form=form, title=title, hidden=hidden)
+
+
+def ask_about(
+    page: "admin.ModelAdmin[Any]",
+    request: HttpRequest,
+    row: Model,
+    *,
+    form_class: type[forms.Form],
+    title: str,
+    act: Callable[[Mapping[str, Any]], None],
+) -> HttpResponse:
+    """Ask `form_class` about one row; once it is sent and valid, `act` on it and go back to the row's page."""
+    form = form_class(request.POST) if request.method == "POST" else form_class()
+    back = page_url(page, "change", row.pk)
+    if form.is_bound and form.is_valid() and _acted(form, act):
+        messages.success(request, f"{title}: {row}.")
+        return HttpResponseRedirect(back)
+    return _asked(page, request, [row], form=form, title=title, back=back)
+
+
+def page_url(page: "admin.ModelAdmin[Any]", name: str, *args: Any) -> str:
+    """Return the address of one of the page's own views."""
+    return reverse(f"admin:{page.opts.app_label}_{page.opts.model_name}_{name}", args=args)
+
+
+def named(rows: "Iterable[Any]", most: int = 10) -> str:
+    """Return the rows' names as a sentence lists them, the first ones of many."""
+    shown = [str(row) for row in islice(rows, most + 1)]
+    return ", ".join(shown[:most]) + (", …" if len(shown) > most else "")
+
+
+def _asked(
+    page: "admin.ModelAdmin[Any]",
+    request: HttpRequest,
+    rows: "QuerySet[Any] | list[Any]",
+    *,
+    form: forms.Form,
+    title: str,
+    hidden: Sequence[tuple[str, str]] = (),
+    back: str = "",
+) -> HttpResponse:
     context = {
         **page.admin_site.each_context(request),
         "title": title,
-        "opts": page.model._meta,
-        "rows": rows,
+        "opts": page.opts,
+        "rows": rows[:SHOWN],
+        "more": max(0, (len(rows) if isinstance(rows, list) else rows.count()) - SHOWN),
         "form": form,
-        "action": request.POST.get("action", ""),
-        "checkbox": helpers.ACTION_CHECKBOX_NAME,
+        "hidden": hidden,
+        "back": back or page_url(page, "changelist"),
         "media": page.media + form.media,
     }
     return TemplateResponse(request, "admin/integrations/ask.html", context)

@@ -71,12 +71,24 @@ def default_of(field: "models.Field[Any, Any]") -> Value:
 
 def describe(model: ModelConfig) -> ModelDocument:
     """Return a stored model as a document."""
+    slugs = model.fallbacks.order_by("slug").values_list("slug", flat=True)
+    return compose(model, endpoints=model.endpoints.all(), patterns=model.assignments.all(), fallbacks=slugs)
+
+
+def compose(
+    model: ModelConfig,
+    *,
+    endpoints: Iterable[Endpoint],
+    patterns: Iterable[PatternAssignment],
+    fallbacks: Iterable[str],
+) -> ModelDocument:
+    """Return a model with these rows, stored or not, as a document."""
     return ModelDocument(
         slug=model.slug,
         fields=_values(model, MODEL_FIELDS),
-        endpoints=tuple(_values(e, ENDPOINT_FIELDS) for e in model.endpoints.all()),
-        patterns=tuple(_values(a, PATTERN_FIELDS) for a in model.assignments.all()),
-        fallbacks=tuple(model.fallbacks.order_by("slug").values_list("slug", flat=True)),
+        endpoints=tuple(_values(e, ENDPOINT_FIELDS) for e in endpoints),
+        patterns=tuple(_values(a, PATTERN_FIELDS) for a in patterns),
+        fallbacks=tuple(fallbacks),
     )
 
 

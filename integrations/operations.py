@@ -29,6 +29,13 @@ _WRITERS = 0x63697461
 _BREAKER_FIELDS = ("forced_open", "forced_reason", "forced_by", "forced_at", "forced_until", "breaker_epoch")
 
 
+class ConfigurationChanged(ValidationError):
+    """Somebody else has changed this model since the operator's form was opened."""
+
+    def __init__(self) -> None:
+        super().__init__("Somebody else has changed this model since you opened it.", code="changed")
+
+
 @dataclass(slots=True, kw_only=True)
 class Trail:
     """What goes into the audit row of one write; the write fills it in."""
@@ -174,14 +181,18 @@ def save_model(
     removed: Sequence[Endpoint | PatternAssignment] = (),
     fallbacks: Iterable[ModelConfig] | None = None,
     reason: str = "",
+    seen: Any = None,
 ) -> None:
     """Store a model, new or changed, with those of its endpoints and assignments that are new, changed or removed.
 
-    `fallbacks`: None leaves them as they are.
+    `fallbacks`: None leaves them as they are. `seen`: what the operator began from, as applying.plain gives it; raises
+    ConfigurationChanged when something else is stored by now.
     """
     with write("save_model", actor=actor, reason=_reason(reason, required=False)) as trail:
         trail.model = trail.target = model.slug
         trail.before = plain(model.pk)
+        if seen is not None and seen != trail.before:
+            raise ConfigurationChanged
         for row in removed:
             row.delete()
         store(model)

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from integrations import gateway, loop
+from integrations import gateway, loop, snapshot
 from integrations.gateway import Probe
+from integrations.models import Endpoint as EndpointRow
+from integrations.models import ModelConfig
 from integrations.values import Endpoint, Model
 
 # Enough to be quick, few enough that a server with several models is not asked by all of them at once.
@@ -36,6 +38,12 @@ class Probed:
 def probe_all(models: Iterable[Model]) -> Sequence[Probed]:
     """Ask the endpoints of these models, a few at once; the answers come in the models' order."""
     return loop.run(_probe_all(list(models)))
+
+
+def probe_rows(endpoint: EndpointRow, model: ModelConfig) -> Probed:
+    """Ask one endpoint as these rows have it, stored or not."""
+    value = snapshot.compose(model, endpoints=[endpoint])
+    return loop.run(_probe_all([value]))[0]
 
 
 async def _probe_all(models: Sequence[Model]) -> Sequence[Probed]:

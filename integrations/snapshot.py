@@ -8,7 +8,7 @@ web process that starts without it takes the last good one from a file.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.conf import settings
@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "Snapshot",
     "bump",
+    "compose",
     "current",
     "hash_key",
     "load",
@@ -125,6 +126,22 @@ def _key(row: models.ApiKey) -> Key:
 
 
 def _model(row: models.ModelConfig) -> Model:
+    return compose(
+        row,
+        endpoints=row.endpoints.all(),
+        assignments=row.assignments.all(),
+        fallbacks=(f.slug for f in row.fallbacks.all()),
+    )
+
+
+def compose(
+    row: models.ModelConfig,
+    *,
+    endpoints: Iterable[models.Endpoint],
+    assignments: Iterable[models.PatternAssignment] = (),
+    fallbacks: Iterable[str] = (),
+) -> Model:
+    """Return a model with these rows, which need not be stored, as a process would act upon it."""
     return Model(
         slug=row.slug,
         enabled=row.enabled,
@@ -138,16 +155,16 @@ def _model(row: models.ModelConfig) -> Model:
         normalise=row.normalise,
         truncate=row.truncate,
         max_waiting_texts=_first(row.max_waiting_texts, settings.MAX_WAITING_TEXTS),
-        endpoints=tuple(_endpoint(e, row) for e in row.endpoints.all()),
-        assignments=tuple(_assignment(a) for a in row.assignments.all()),
-        fallbacks=tuple(f.slug for f in row.fallbacks.all()),
+        endpoints=tuple(_endpoint(e, row) for e in endpoints),
+        assignments=tuple(_assignment(a) for a in assignments),
+        fallbacks=tuple(fallbacks),
     )
 
 
 def _endpoint(row: models.Endpoint, model: models.ModelConfig) -> Endpoint:
     forced = Forced(reason=row.forced_reason, by=row.forced_by, at=row.forced_at, until=row.forced_until)
     return Endpoint(
-        id=row.pk,
+        id=row.pk or 0,
         model=model.slug,
         url=row.url.rstrip("/"),
         protocol=row.protocol,
