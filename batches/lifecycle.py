@@ -164,6 +164,15 @@ def _expire(batch_id: str, now: datetime) -> bool:
     return due
 
 
+def retryable(job: BatchJob) -> bool:
+    """Whether `retry` would find something to do."""
+    try:
+        _refuse_retry(job)
+    except BatchNotRetryable:
+        return False
+    return True
+
+
 def _refuse_retry(job: BatchJob) -> None:
     if job.state not in RETRYABLE:
         raise BatchNotRetryable(f"{job.batch_id} is {job.state}.")

@@ -87,6 +87,14 @@ def listed() -> frozenset[str] | None:
         return None
 
 
+def lengths() -> dict[str, int] | None:
+    """Return how many entries each list has, None when Redis does not answer."""
+    try:
+        return {name: _queue(name).count for name in (BATCH_QUEUE, BATCH_HELPERS)}
+    except redis.RedisError:
+        return None
+
+
 def remove(batch_id: str) -> None:
     """Take a batch out of the list. Never raises: a worker that gets an ended batch does nothing with it."""
     try:

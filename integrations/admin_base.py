@@ -14,6 +14,7 @@ from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from integrations.operations import ConfigurationChanged
 from integrations.templatetags.console import moment
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ else:
     from unfold.admin import TabularInline as UnfoldTabular
 
 __all__ = [
+    "ConsoleAdmin",
     "OperatorAdmin",
     "ReadOnlyAdmin",
     "UnfoldStacked",
@@ -58,7 +60,24 @@ def time_column(field: str, description: str = "") -> Callable[[Model], str]:
     return column
 
 
-class OperatorAdmin(UnfoldAdmin):
+class ConsoleAdmin(UnfoldAdmin):
+    """What every page knows of the roles, see citadel/migrations/0001_roles.py."""
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Show the list, or act on a part of it."""
+        refuse_forbidden_action(self, request)
+        return super().changelist_view(request, extra_context)
+
+    def has_trip_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may trip and reset breakers."""
+        return request.user.has_perm("integrations.trip_breaker")
+
+    def has_drain_permission(self, request: HttpRequest) -> bool:
+        """Whether this user may drain a model and end its maintenance."""
+        return request.user.has_perm("integrations.drain_model")
+
+
+class OperatorAdmin(ConsoleAdmin):
     """A page whose writes are operations.
 
     What an operation refuses although the form allowed it (a rule over several rows, somebody else's edit in between)
@@ -85,16 +104,7 @@ class OperatorAdmin(UnfoldAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Show the list, or act on a part of it."""
-        refuse_forbidden_action(self, request)
         return _refusals_told(request, lambda: super(OperatorAdmin, self).changelist_view(request, extra_context))
-
-    def has_trip_permission(self, request: HttpRequest) -> bool:
-        """Whether this user may trip and reset breakers."""
-        return request.user.has_perm("integrations.trip_breaker")
-
-    def has_drain_permission(self, request: HttpRequest) -> bool:
-        """Whether this user may drain a model and end its maintenance."""
-        return request.user.has_perm("integrations.drain_model")
 
 
 def refuse_forbidden_action(page: "admin.ModelAdmin[Any]", request: HttpRequest) -> None:
@@ -107,6 +117,8 @@ def refuse_forbidden_action(page: "admin.ModelAdmin[Any]", request: HttpRequest)
 def _refusals_told(request: HttpRequest, view: Callable[[], HttpResponseBase]) -> HttpResponseBase:
     try:
         return view()
+    except ConfigurationChanged:
+        raise  # a model's page shows what has changed
     except ValidationError as error:
         for message in lines(error):
             messages.error(request, message)
@@ -120,15 +132,10 @@ def lines(error: ValidationError) -> list[str]:
     return [f"{field}: {' '.join(texts)}" for field, texts in error.message_dict.items()]
 
 
-class ReadOnlyAdmin(UnfoldAdmin):
+class ReadOnlyAdmin(ConsoleAdmin):
     """Rows that Citadel writes and nobody edits."""
 
     show_full_result_count = False  # counting all calls ever made takes seconds
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list, or act on a part of it."""
-        refuse_forbidden_action(self, request)
-        return super().changelist_view(request, extra_context)
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Nobody adds."""

@@ -9,8 +9,7 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponseRedirect
 from django.urls import reverse
 
-from integrations import operations
-from integrations.admin_base import OperatorAdmin, actor, time_column
+from integrations.admin_base import ReadOnlyAdmin, time_column
 from integrations.models import Endpoint, ModelConfig
 
 _BREAKER = (
@@ -53,8 +52,8 @@ def reset(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[A
 
 
 @admin.register(Endpoint)
-class EndpointAdmin(OperatorAdmin):
-    """Endpoints and what an operator did to their breakers."""
+class EndpointAdmin(ReadOnlyAdmin):
+    """Endpoints and what an operator did to their breakers; each is edited on its model's page."""
 
     list_display = (
         "url",
@@ -77,17 +76,5 @@ class EndpointAdmin(OperatorAdmin):
         return (*own, "auth_header", "auth_env", "ca_file", *(_BREAKER if obj else ()))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
-        """An endpoint stays with its model: its breaker's history belongs there."""
-        return (*_BREAKER, "model") if obj else _BREAKER
-
-    def save_model(self, request: HttpRequest, obj: Endpoint, form: Any, change: bool) -> None:
-        """Store it."""
-        operations.save_endpoint(obj, actor=actor(request))
-
-    def delete_model(self, request: HttpRequest, obj: Endpoint) -> None:
-        """Delete one."""
-        operations.delete_endpoints([obj.pk], actor=actor(request))
-
-    def delete_queryset(self, request: HttpRequest, queryset: "QuerySet[Endpoint]") -> None:
-        """Delete several, as one write."""
-        operations.delete_endpoints([e.pk for e in queryset], actor=actor(request))
+        """What an operator did to its breaker."""
+        return _BREAKER

@@ -149,14 +149,15 @@ class ModelConfigAdmin(OperatorAdmin):
     @admin.display(description="patterns")
     def patterns(self, model: ModelConfig) -> SafeString | str:
         """The patterns, in order."""
-        return format_html_join(" ", "{}", ((chip_html(a.pattern, "info"),) for a in model.assignments.all()))
+        return format_html_join(" ", "{}", ((chip_html(a.pattern, "off"),) for a in model.assignments.all()))
 
-    @admin.display(description="endpoints and their breakers")
+    @admin.display(description="endpoints")
     def servers(self, model: ModelConfig) -> SafeString | str:
         """The endpoints, in order, each with its breaker's state."""
         row = '<span class="server">{} <span class="server-url">{}</span></span>'
         rows = ((chip_html(state), endpoint.url) for endpoint, state, _ in endpoint_states(model))
-        return format_html_join("", row, rows) or chip_html("none")
+        listed = format_html_join("", row, rows)
+        return format_html('<span class="servers">{}</span>', listed) if listed else chip_html("none")
 
     @admin.display(description="serves")
     def state(self, model: ModelConfig) -> SafeString:
