@@ -61,8 +61,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
 
     list_display = (
         "batch_id",
-        "client",
-        "model",
+        "shown_model",
         "shown_state",
         "shown_progress",
         "priority",
@@ -98,6 +97,11 @@ class BatchJobAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Show the list, or act on a part of it."""
         return super().changelist_view(request, {"listed": LISTED, **(extra_context or {})})
+
+    @admin.display(description="model, client", ordering="model")
+    def shown_model(self, job: BatchJob) -> SafeString:
+        """For which model, and whose it is."""
+        return format_html('{}<br><span class="c-quiet">{}</span>', job.model, job.client or "without a key")
 
     @admin.display(description="state", ordering="state")
     def shown_state(self, job: BatchJob) -> SafeString:

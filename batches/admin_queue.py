@@ -32,7 +32,7 @@ class WorkerHeartbeatAdmin(ReadOnlyAdmin):
 
     def queue_view(self, request: HttpRequest) -> HttpResponse:
         """Show the queue."""
-        context = {**self.admin_site.each_context(request), "opts": self.opts, **_shown(request), "title": "Queue"}
+        context = {**self.admin_site.each_context(request), **_shown(request), "title": "Queue"}
         return TemplateResponse(request, "admin/batches/queue.html", context)
 
     def live_view(self, request: HttpRequest) -> HttpResponse:
@@ -44,7 +44,7 @@ def _shown(request: HttpRequest) -> dict[str, Any]:
     if not request.user.has_perm("batches.view_batchjob"):
         raise PermissionDenied
     now, limit = clock.now(), heartbeats.alive_within()
-    processes = [
+    processes: list[dict[str, Any]] = [
         {"beat": beat, "alive": (now - beat.seen_at).total_seconds() < limit}
         for beat in WorkerHeartbeat.objects.order_by("-kind", "name")
     ]

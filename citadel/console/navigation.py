@@ -41,7 +41,12 @@ NAVIGATION: tuple[Mapping[str, Any], ...] = (
         "separator": True,
         "items": (
             _page("Batches", "stacks", "batches", "batchjob"),
-            _page("Workers", "engineering", "batches", "workerheartbeat"),
+            {
+                "title": "Queue and workers",
+                "icon": "engineering",
+                "link": reverse_lazy("admin:batches_queue"),
+                "permission": _may("batches.view_batchjob"),
+            },
         ),
     },
     {

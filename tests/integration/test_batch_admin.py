@@ -54,7 +54,9 @@ def test_batches_and_workers_are_shown_and_cannot_be_edited(operator: Client) ->
 
 def test_an_operator_cancels_what_is_active_and_is_told_what_is_not(operator: Client) -> None:
     active, ended = a_batch(), a_batch(state=State.COMPLETED)
-    content = act(operator, "cancel", active, ended).content.decode()
+    assert f'<li class="break-words">{active}</li>' in act(operator, "cancel", active, ended).content.decode()
+    assert states() == [State.QUEUED, State.COMPLETED]  # it was only asked
+    content = act(operator, "cancel", active, ended, apply="yes").content.decode()
     assert states() == [State.CANCELLED, State.COMPLETED]
     assert "1 batch cancelled." in content
     assert f"{ended.batch_id} is completed already." in content
@@ -64,7 +66,7 @@ def test_an_operator_cancels_what_is_active_and_is_told_what_is_not(operator: Cl
 def test_an_operator_retries_failed_texts(operator: Client) -> None:
     job = a_batch(total=2)
     finish(a_chunk(job, number=0, first=0, texts=["a", "b"]), failed=[0])
-    assert "1 batch queued again." in act(operator, "retry", job).content.decode()
+    assert "1 batch queued again." in act(operator, "retry", job, apply="yes").content.decode()
     assert states() == [State.QUEUED]
 
 
