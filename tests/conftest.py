@@ -30,7 +30,8 @@ STARTED = contextlib.ExitStack()
 def _both_answer() -> bool:
     try:
         psycopg2.connect(PG_URL, connect_timeout=3).close()
-        redis.Redis.from_url(f"{REDIS_SERVER}/0", socket_connect_timeout=3).ping()
+        with redis.Redis.from_url(f"{REDIS_SERVER}/0", socket_connect_timeout=3) as client:
+            client.ping()
     except (psycopg2.Error, redis.RedisError):
         return False
     return True
@@ -50,10 +51,10 @@ def _start_both() -> tuple[str, str]:
 
 def _claim_redis_db() -> int:
     """Take one of the databases 1 to 15 for an hour; 0 holds only who took which."""
-    ledger = redis.Redis.from_url(f"{REDIS_SERVER}/0")
-    for number in range(1, 16):
-        if ledger.set(f"citadel:tests:{number}", os.getpid(), nx=True, ex=3600):
-            return number
+    with redis.Redis.from_url(f"{REDIS_SERVER}/0") as ledger:
+        for number in range(1, 16):
+            if ledger.set(f"citadel:tests:{number}", os.getpid(), nx=True, ex=3600):
+                return number
     raise RuntimeError("Redis databases 1 to 15 are all taken by other test runs")
 
 
@@ -67,8 +68,10 @@ os.environ["TEST_DATABASE_NAME"] = f"citadel_test_{os.getpid()}"
 
 def pytest_unconfigure() -> None:
     """Give the Redis database back, empty, and stop what this run has started."""
-    redis.Redis.from_url(os.environ["REDIS_URL"]).flushdb()
-    redis.Redis.from_url(f"{REDIS_SERVER}/0").delete(f"citadel:tests:{REDIS_DB}")
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as used:
+        used.flushdb()
+    with redis.Redis.from_url(f"{REDIS_SERVER}/0") as ledger:
+        ledger.delete(f"citadel:tests:{REDIS_DB}")
     STARTED.close()
 
 

@@ -1,6 +1,7 @@
 """PostgreSQL and Redis for as long as a block runs, without supervision: what the tests use where neither answers."""
 
 import contextlib
+import os
 import secrets
 import signal
 import subprocess
@@ -72,6 +73,8 @@ def start(program: Program, *, folder: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-m", "citadel.quickstart.launch", str(path)],
             cwd=PROJECT,
+            # Marked from the first moment: a stop may come before launch has written down who it is.
+            env={**os.environ, processes.MARK: program.env[processes.MARK]},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -80,7 +80,7 @@ def settings(plan: Plan) -> dict[str, str]:
         "CITADEL_HTTPS": "false",
         "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1]",
         "BULK_PROCESSING_INTERVAL": "5",
-        "WORKER_STOP_TIMEOUT": "3",
+        "WORKER_STOP_TIMEOUT": "2",
         **fleet.environment([*plan.models, *plan.replicas]),
     }
 
@@ -97,12 +97,12 @@ def groups(plan: Plan) -> tuple[Group, ...]:
     workers = [manage(plan, f"worker-{n}", "worker") for n in range(1, WORKERS + 1)]
     return (
         Group(name="services", programs=tuple(servers), patience=3),
-        Group(name="demo", programs=tuple(models), patience=2),
+        Group(name="demo", programs=tuple(models), patience=1),
         # They need the tables, which come between.
         Group(
             name="citadel",
             programs=(_web(plan), *workers, manage(plan, "scheduler", "scheduler")),
-            patience=4,
+            patience=3,
             autostart=False,
         ),
     )
@@ -131,7 +131,7 @@ def _models(plan: Plan, name: str, seats: Sequence[Seat]) -> Program:
 
 def _web(plan: Plan) -> Program:
     options = ["--interface", "asgi", "--host", "127.0.0.1", "--port", str(plan.port), "--no-ws"]
-    options += ["--workers", "2", "--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "3"]
+    options += ["--workers", "2", "--respawn-failed-workers", "--respawn-interval", "1", "--workers-kill-timeout", "2"]
     # A client that sends its head a byte at a time is cut off.
     options += ["--http1-header-read-timeout", "10000"]
     return python(plan, "web", "-m", "granian", *options, "citadel.asgi:application")

@@ -24,7 +24,7 @@ def make_plan(state: Path, *, port: int | None, models_port: int | None, free: b
     settled = places.settle(state)
     count = len(fleet.FLEET) + len(fleet.REPLICAS)
     first = models_port or MODELS_PORT
-    proposed = ports.free(count) if free and models_port is None else list(range(first, first + count))
+    proposed = ports.free(count, together=True) if free and models_port is None else list(range(first, first + count))
     seated = kept.ports(settled.state, proposed)
     if models_port not in (None, seated[0]):
         raise CommandError(

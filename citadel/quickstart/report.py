@@ -22,7 +22,7 @@ def welcome(started: Plan, *, password_known: bool) -> str:
         "Logs": f"{_short(started.state / 'logs')}",
     }
     table = "\n".join(f"  {name:<10} {value}" for name, value in lines.items())
-    return f"\nCitadel is running: nine models, on demo servers with real embeddings.\n\n{table}\n\n{_try(started)}"
+    return f"Citadel is running: nine models, on demo servers with real embeddings.\n\n{table}\n\n{_try(started)}"
 
 
 def _try(started: Plan) -> str:

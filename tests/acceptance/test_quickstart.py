@@ -34,10 +34,10 @@ class Quickstart:
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
         self._process: subprocess.Popen[str] | None = None
-        self._models_port = _ten_free_ports()
+        self._models_port = ports.free(10, together=True)[0]
 
-    def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+    def start(self, until: str = "Ctrl-C stops everything") -> None:
+        """Start it and wait until it has said so."""
         words = ["--state", str(self.state), "--port", str(self.port), "--models-port", str(self._models_port)]
         log = self.state.with_suffix(".log")
         with log.open("w") as output:
@@ -50,19 +50,19 @@ class Quickstart:
                 start_new_session=True,
                 text=True,
             )
-        eventually(lambda: self._ready(log), within=120)
+        eventually(lambda: self._said(until, log), within=120)
         self.output = log.read_text()
 
-    def _ready(self, log: Path) -> bool:
+    def _said(self, words: str, log: Path) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, log.read_text()
-        return "Ctrl-C stops everything" in log.read_text()
+        return words in log.read_text()
 
-    def interrupt(self) -> float:
+    def interrupt(self, number: int = signal.SIGINT) -> float:
         """Press Ctrl-C: the terminal sends SIGINT to the whole foreground group. Return the seconds it took."""
         assert self._process is not None
         began = time.monotonic()
-        os.killpg(self._process.pid, signal.SIGINT)
+        os.killpg(self._process.pid, number)
         assert self._process.wait(30) == 0, self.output
         return time.monotonic() - began
 
@@ -73,6 +73,13 @@ class Quickstart:
             supervisord.send(signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+
+    def abandon(self) -> None:
+        """End all of it after a test that failed in the middle."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        left = self.running() if (self.state / "mark").exists() else []
+        processes.end(left, within=0, first=signal.SIGKILL)
 
     def running(self) -> list[processes.Identity]:
         """Every process of this state."""
@@ -103,8 +110,7 @@ class Quickstart:
 def quickstart() -> Iterator[Quickstart]:
     made = Quickstart(Path(tempfile.mkdtemp(prefix="citadel-qs-")) / "state")
     yield made
-    left = made.running() if (made.state / "mark").exists() else []
-    processes.end(left, within=0, first=signal.SIGKILL)
+    made.abandon()
     places.settle(made.state).remove()
     shutil.rmtree(made.state.parent, ignore_errors=True)
 
@@ -118,15 +124,6 @@ def eventually(condition: Callable[[], bool], *, within: float) -> None:
     while not condition():
         assert time.monotonic() < ends, f"not within {within} s"
         time.sleep(0.1)
-
-
-def _ten_free_ports() -> int:
-    while True:
-        first = ports.free(1)[0]
-        with contextlib.suppress(OSError, OverflowError), contextlib.ExitStack() as opened:
-            for port in range(first, first + 10):
-                opened.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
 
 
 def refused(*words: str, **env: str) -> str:
@@ -212,6 +209,13 @@ def _answers(quickstart: Quickstart) -> bool:
     with contextlib.suppress(requests.RequestException):
         return requests.get(f"{quickstart.url}/health/ready?need=queue", timeout=5).ok
     return False
+
+
+def test_sigterm_in_the_middle_of_the_start_leaves_nothing(quickstart: Quickstart) -> None:
+    quickstart.start(until="Bringing the database up to date")
+    assert quickstart.running()
+    assert quickstart.interrupt(signal.SIGTERM) < 10
+    assert quickstart.running() == []
 
 
 def test_a_port_that_is_taken_is_named() -> None:

