@@ -77,6 +77,7 @@ MAX_UPSTREAM_BYTES: int = env.int("MAX_UPSTREAM_BYTES", default=64 * 2**20)
 # --- What a client may send ----------------------------------------------------------------------------------------
 
 LIVE_MAX_TEXTS: int = env.int("LIVE_MAX_TEXTS", default=256)
+OPENAI_MAX_INPUTS: int = env.int("OPENAI_MAX_INPUTS", default=2048)
 QUEUED_MAX_TEXTS: int = env.int("QUEUED_MAX_TEXTS", default=10_000)
 MAX_BATCH_TEXTS: int = env.int("MAX_BATCH_TEXTS", default=1_000_000)
 MAX_TEXT_BYTES: int = env.int("MAX_TEXT_BYTES", default=256 * 2**10)

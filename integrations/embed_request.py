@@ -122,7 +122,7 @@ def _text_errors(data: Mapping[str, Any]) -> Errors:
     if "text" in data and "texts" in data:
         return {"texts": ["Send text or texts, not both."]}
     if "text" in data:
-        why = _why_not_text(data["text"], limit)
+        why = why_not_text(data["text"], limit)
         return {"text": [why]} if why else {}
     if "texts" in data:
         return _list_errors(data["texts"], limit)
@@ -139,7 +139,7 @@ def _list_errors(texts: Any, limit: int) -> Errors:
         return {"texts": [_over_json_limit(most)]}
     errors: Errors = {}
     for index, text in enumerate(texts):
-        if why := _why_not_text(text, limit):
+        if why := why_not_text(text, limit):
             errors[f"texts.{index}"] = [why]
             if len(errors) == _MAX_NAMED:
                 break
@@ -150,7 +150,7 @@ def _over_json_limit(most: int) -> str:
     return f"At most {most} texts; send more as application/x-ndjson."
 
 
-def _why_not_text(text: Any, limit: int) -> str:
+def why_not_text(text: Any, limit: int) -> str:
     """Why `text` cannot be embedded, or "" if it can; `limit` in bytes of UTF-8."""
     if type(text) is not str:
         return "Must be a string."
@@ -209,9 +209,9 @@ def _why_not_metadata(value: Any) -> str:
     if type(value) is not dict or len(value) > _MAX_METADATA:
         return f"Must be an object of at most {_MAX_METADATA} strings."
     for key, item in value.items():
-        if why := _why_not_text(key, _MAX_METADATA_KEY):
+        if why := why_not_text(key, _MAX_METADATA_KEY):
             return f"A key is wrong: {why}"
-        if item != "" and (why := _why_not_text(item, _MAX_METADATA_VALUE)):
+        if item != "" and (why := why_not_text(item, _MAX_METADATA_VALUE)):
             return f"The value of “{key}” is wrong: {why}"
     return ""
 
@@ -253,7 +253,7 @@ def _line_text(line: bytes, number: int, *, limit: int) -> str:
     if type(data) is not dict or data.keys() != {"text"}:
         raise _invalid({f"lines.{number}": ['Each line is an object with "text" and nothing else.']})
     text = data["text"]
-    if why := _why_not_text(text, limit):
+    if why := why_not_text(text, limit):
         raise _invalid({f"lines.{number}": [why]})
     return text  # type: ignore[no-any-return]  # a str, or there would be a why
 

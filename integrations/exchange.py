@@ -9,9 +9,8 @@ from functools import partial
 import numpy as np
 
 from integrations import protocols
-from integrations.errors import CitadelError, UpstreamMalformed, UpstreamTimeout
-from integrations.patterns import Vectors
-from integrations.protocols.base import Health, HttpResponse
+from integrations.errors import CitadelError, InvalidRequest, UpstreamFailed, UpstreamMalformed, UpstreamTimeout
+from integrations.protocols.base import Answer, Health, HttpResponse, Protocol
 from integrations.values import Endpoint, Model
 
 Send = Callable[..., Awaitable[HttpResponse]]
@@ -29,17 +28,20 @@ async def embed(
     prefix: str,
     connect_timeout: float,
     timeout: float,
-) -> Vectors:
+    dimensions: int | None = None,
+) -> Answer:
     """Return (texts, dimensions) float32 within `timeout` seconds, in as many parts as the endpoint's max_batch needs.
 
-    Raises UpstreamFailed, UpstreamMalformed, UpstreamTimeout, UpstreamBusy, TextRejected.
+    dimensions: ask for vectors of this length, shorter than the model's own.
+    Raises UpstreamFailed, UpstreamMalformed, UpstreamTimeout, UpstreamBusy, TextRejected, and InvalidRequest when the
+    server does not give vectors of the length that was asked for.
     """
     protocol = protocols.get(endpoint.protocol)
     size = endpoint.max_batch or protocol.default_max_batch
     whole = [prefix + text for text in texts] if prefix else texts
     ends = time.monotonic() + timeout
 
-    async def one(part: Sequence[str]) -> Vectors:
+    async def one(part: Sequence[str]) -> Answer:
         left = ends - time.monotonic()
         if left <= 0:
             raise UpstreamTimeout
@@ -50,11 +52,14 @@ async def embed(
             truncate=model.truncate == "end",
             normalise=model.normalise,
             headers=credentials(endpoint),
+            dimensions=dimensions,
         )
         response = await send(
             request, connect_timeout=min(connect_timeout, left), timeout=left, ca_file=endpoint.ca_file
         )
-        return protocol.parse_response(
+        if dimensions is not None:
+            return _shortened(protocol, response, expected=len(part), dimensions=dimensions, normalise=model.normalise)
+        return protocol.parse_answer(
             response, expected=len(part), dimensions=model.dimensions, normalise=model.normalise
         )
 
@@ -86,17 +91,43 @@ def credentials(endpoint: Endpoint) -> Mapping[str, str]:
     return {endpoint.auth_header or "Authorization": value} if value else {}
 
 
-def _joined(parts: Sequence[Vectors]) -> Vectors:
-    if len({part.shape[1] for part in parts}) > 1:
+def _shortened(
+    protocol: Protocol, response: HttpResponse, *, expected: int, dimensions: int, normalise: bool
+) -> Answer:
+    """Understand the answer to a call for shorter vectors.
+
+    Many servers ignore the word, others refuse it: that is the request's fault, and no client shall open a breaker by
+    asking for it.
+    """
+    try:
+        answer = protocol.parse_answer(response, expected=expected, dimensions=None, normalise=normalise)
+    except UpstreamFailed:
+        if response.status not in (400, 422):
+            raise
+        raise _cannot_shorten(dimensions) from None
+    if answer.vectors.shape[1] != dimensions:
+        raise _cannot_shorten(dimensions)
+    return answer
+
+
+def _cannot_shorten(dimensions: int) -> InvalidRequest:
+    return InvalidRequest(errors={"dimensions": [f"The model server does not give vectors of {dimensions} numbers."]})
+
+
+def _joined(parts: Sequence[Answer]) -> Answer:
+    if len({part.vectors.shape[1] for part in parts}) > 1:
         raise UpstreamMalformed("The vectors of one call differ in length.")
-    return np.concatenate(parts)
+    return Answer(
+        vectors=np.concatenate([part.vectors for part in parts]),
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+    )
 
 
-async def _all(parts: Sequence[Callable[[], Awaitable[Vectors]]]) -> list[Vectors]:
+async def _all(parts: Sequence[Callable[[], Awaitable[Answer]]]) -> list[Answer]:
     """Make the calls, PARTS_AT_ONCE at a time; the first error ends the rest and is raised as it is."""
     places = asyncio.Semaphore(PARTS_AT_ONCE)
 
-    async def placed(part: Callable[[], Awaitable[Vectors]]) -> Vectors:
+    async def placed(part: Callable[[], Awaitable[Answer]]) -> Answer:
         async with places:
             return await part()
 

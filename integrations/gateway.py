@@ -23,8 +23,8 @@ from integrations.errors import (
     UpstreamTimeout,
 )
 from integrations.exchange import Send
-from integrations.patterns import Attempt, Embeddings, Mode, Vectors
-from integrations.protocols.base import Health
+from integrations.patterns import Attempt, Embeddings, Mode
+from integrations.protocols.base import Answer, Health
 from integrations.retries import RetryBudget, backoff
 from integrations.values import Assignment, Endpoint, Model
 
@@ -59,6 +59,7 @@ class _Job:
     client: str
     batch_id: str
     input_type: str
+    dimensions: int | None
     ends: float  # time.monotonic()
 
     def left(self) -> float:
@@ -121,8 +122,11 @@ class Gateway:
         deadline: float,
         input_type: str = "",
         batch_id: str = "",
+        dimensions: int | None = None,
     ) -> Embeddings:
         """Return one vector for each text, (texts, dimensions) float32, within `deadline` seconds.
+
+        dimensions: ask for shorter vectors than the model's own; raises InvalidRequest when the server gives none.
 
         Raises CircuitOpen or Overloaded when no endpoint could be asked; UpstreamFailed, UpstreamMalformed,
         UpstreamTimeout or UpstreamBusy when all attempts failed; TextRejected when a server refuses these very texts.
@@ -137,6 +141,7 @@ class Gateway:
             client=client,
             batch_id=batch_id,
             input_type=input_type,
+            dimensions=dimensions,
             ends=time.monotonic() + deadline,
         )
         trail, code = _Trail(), "internal_error"
@@ -160,7 +165,7 @@ class Gateway:
         health = await exchange.health(self._send, endpoint)
         started = time.monotonic()
         try:
-            vectors = await exchange.embed(
+            answer = await exchange.embed(
                 self._send,
                 endpoint,
                 model=model,
@@ -172,7 +177,7 @@ class Gateway:
         except CitadelError as error:
             return Probe(health=health, ok=False, error=error.detail)
         ms = (time.monotonic() - started) * 1000
-        return Probe(health=health, ok=True, dimensions=vectors.shape[1], ms=ms)
+        return Probe(health=health, ok=True, dimensions=answer.vectors.shape[1], ms=ms)
 
     def in_flight(self) -> Mapping[tuple[str, str], int]:
         """Calls under way in this process, by model and pattern."""
@@ -186,7 +191,8 @@ class Gateway:
         except CitadelError as error:
             if not error.retryable:
                 raise
-            for fallback in _fallbacks(job.model):
+            # A fallback's server may not know the word for shorter vectors: their space is this model's alone.
+            for fallback in _fallbacks(job.model) if job.dimensions is None else ():
                 try:
                     return await self._over_endpoints(job, trail, fallback)
                 except CitadelError as second:
@@ -209,7 +215,7 @@ class Gateway:
                 continue
             job.left()  # an attempt that has no time left would be counted against the server
             try:
-                vectors = await self._attempt(endpoint, job, trail, model)
+                answer = await self._attempt(endpoint, job, trail, model)
             except (CircuitOpen, Overloaded) as error:
                 refusals.append(error)
                 continue
@@ -218,7 +224,7 @@ class Gateway:
                 if not error.retryable or made > further:
                     raise
                 continue
-            return _answer(vectors, endpoint, trail, job.model)
+            return _answer(answer, endpoint, trail, job.model)
         raise last or _worst(refusals)
 
     async def _may_retry(self, endpoint: Endpoint, round_: int, job: _Job, trail: _Trail) -> bool:
@@ -229,7 +235,7 @@ class Gateway:
         trail.retries += 1
         return True
 
-    async def _attempt(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model) -> Vectors:
+    async def _attempt(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model) -> Answer:
         self._refuse_paused(endpoint)
         started, outcome, detail = time.monotonic(), "cancelled", ""
         entered = False
@@ -239,7 +245,7 @@ class Gateway:
                 self._budgets[endpoint.id].called()
                 # A worker's call is as long as it needs to be, within its own deadline.
                 limit = job.left() if job.mode is Mode.BULK else min(job.assignment.attempt_timeout, job.left())
-                vectors = await exchange.embed(
+                answer = await exchange.embed(
                     self._send,
                     endpoint,
                     model=model,
@@ -247,9 +253,10 @@ class Gateway:
                     prefix=model.prefix(job.input_type),
                     connect_timeout=job.assignment.connect_timeout,
                     timeout=limit,
+                    dimensions=job.dimensions,
                 )
                 outcome = "ok"
-                return vectors
+                return answer
         except UpstreamBusy as error:
             self._paused[endpoint.id] = time.monotonic() + (error.retry_after or DEFAULT_PAUSE)
             outcome, detail = error.code, error.detail
@@ -302,10 +309,11 @@ def _worst(refusals: Sequence[CitadelError]) -> CitadelError:
     return Overloaded(soonest.detail, retry_after=soonest.retry_after)
 
 
-def _answer(vectors: Vectors, endpoint: Endpoint, trail: _Trail, model: Model) -> Embeddings:
+def _answer(answer: Answer, endpoint: Endpoint, trail: _Trail, model: Model) -> Embeddings:
     preferred = model.endpoints[0].url
     return Embeddings(
-        vectors=vectors,
+        vectors=answer.vectors,
+        prompt_tokens=answer.prompt_tokens,
         endpoint=endpoint.url,
         upstream_model=endpoint.upstream_model,
         attempts=tuple(trail.attempts),

@@ -17,7 +17,7 @@ from django.http.request import split_domain_port, validate_host
 
 from integrations import access, breakers, gateway, logs, loop, process, snapshot, transport
 from integrations.api.bodies import live_body
-from integrations.api.problems import problem_body
+from integrations.api.problems import body_for
 from integrations.embed_request import check_mode, parse_json
 from integrations.errors import (
     CircuitOpen,
@@ -29,6 +29,8 @@ from integrations.errors import (
     UpstreamBusy,
     UpstreamError,
 )
+from integrations.openai_door import requests as openai_requests
+from integrations.openai_door.bodies import embeddings_body
 from integrations.patterns import EmbedCall, Embeddings, Mode, Pattern, choose
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 SERVERS_FAULT = (CircuitOpen, Overloaded, UpstreamBusy, UpstreamError)
 NDJSON = "application/x-ndjson"
 
+OPENAI_EMBEDDINGS = "/v1/embeddings"
 _EMBED = re.compile(r"/api/v1/external/([A-Za-z0-9_-]+)/embed")
 
 
@@ -58,6 +61,7 @@ async def answer(call: EmbedCall) -> Embeddings:
         client=call.client,
         deadline=call.assignment.deadline,
         input_type=call.request.input_type,
+        dimensions=call.request.dimensions,
     )
 
 
@@ -111,12 +115,14 @@ class LiveDoor:
         request_id = logs.accept_request_id(headers.get(b"x-request-id"))
         scope["citadel.request_id"] = request_id
         token = logs.request_id.set(request_id)
-        reply = _Reply(send, request_id)
+        reply = _Reply(send, request_id, scope["path"])
         try:
             _check_host(headers.get(b"host", ""))
             body = _Body(receive, headers)
             slug = _live_slug(scope, headers)
-            if slug is None or not await self._live(scope, body, reply, headers, slug=slug):
+            if _asks_json(scope, OPENAI_EMBEDDINGS, headers):
+                await self._openai(body, reply, headers)
+            elif slug is None or not await self._live(scope, body, reply, headers, slug=slug):
                 await self._app(scope, body.receive, reply.send)
         except CitadelError as error:
             await reply.problem(error)
@@ -143,12 +149,23 @@ class LiveDoor:
             await reply.json(live_body(call, embeddings))
         return True
 
+    async def _openai(self, body: "_Body", reply: "_Reply", headers: dict[bytes, str]) -> None:
+        """Answer POST /v1/embeddings."""
+        client = access.identify(headers.get(b"authorization"), headers.get(b"x-api-key"))
+        asked, call = openai_requests.prepare(await body.read(), client=client, request_id=reply.request_id)
+        embeddings = await body.unless_gone(answer(call))
+        if embeddings is not None:
+            await reply.json(embeddings_body(asked, embeddings))
+
+
+def _asks_json(scope: Scope, path: str, headers: dict[bytes, str]) -> bool:
+    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+    return scope["method"] == "POST" and scope["path"] == path and media_type == "application/json"
+
 
 def _live_slug(scope: Scope, headers: dict[bytes, str]) -> str | None:
-    if scope["method"] != "POST" or not (match := _EMBED.fullmatch(scope["path"])):
-        return None
-    media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-    return match[1] if media_type == "application/json" else None
+    match = _EMBED.fullmatch(scope["path"])
+    return match[1] if match and _asks_json(scope, match[0], headers) else None
 
 
 def _check_host(header: str) -> None:
@@ -225,8 +242,9 @@ class _Body:
 class _Reply:
     """What goes back, with the request's id on it."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, path: str) -> None:
         self._send = send
+        self._path = path
         self.request_id = request_id
         self._started = False
 
@@ -243,7 +261,7 @@ class _Reply:
         """Answer with a problem body, unless an answer is under way: then the connection can only be dropped."""
         if self._started:
             raise error
-        await self._whole(*problem_body(error, self.request_id))
+        await self._whole(*body_for(self._path, error, self.request_id))
 
     async def _whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
         every = {

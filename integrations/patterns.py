@@ -44,6 +44,7 @@ class EmbedRequest:
     batch: bool | None = None
     pattern: str | None = None
     input_type: str = ""
+    dimensions: int | None = None  # live only: vectors shorter than the model's own
     priority: int = 5
     client_metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,6 +84,7 @@ class Embeddings:
     duration_ms: float
     failover_from: str = ""
     cached: bool = False
+    prompt_tokens: int = 0  # as the server counted them; 0 where it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

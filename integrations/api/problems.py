@@ -1,4 +1,5 @@
-"""Errors as clients see them: RFC 9457 problem bodies, for our own tree, for DRF's exceptions and for Django's.
+"""Errors as clients see them: RFC 9457 problem bodies, for our own tree, for DRF's exceptions and for Django's; below
+/v1/, where OpenAI's clients ask, in OpenAI's shape.
 
 One table maps the foreign exceptions; what is in none of them is a 500 that says nothing about itself and is logged.
 """
@@ -27,6 +28,7 @@ from integrations.errors import (
     NotPermitted,
     RateLimited,
     RequestTooLarge,
+    TextRejected,
     UnsupportedMediaType,
 )
 
@@ -36,10 +38,13 @@ MEDIA_TYPE: Final = "application/problem+json"
 # A path of this very server: each code has its paragraph there.
 TYPE_BASE: Final = "/api/docs/errors#"
 # Below these, errors are problem bodies; elsewhere (the admin) they are Django's pages for people.
-API_PREFIXES: Final = ("/api/", "/health/", "/metrics", "/v1/")
+OPENAI_PREFIX: Final = "/v1/"
+API_PREFIXES: Final = ("/api/", "/health/", "/metrics", OPENAI_PREFIX)
 # For an error that will pass at a time nobody knows: long enough not to be a hammer.
 DEFAULT_RETRY_AFTER: Final = 1.0
 _LONGEST_RETRY_AFTER: Final = 30 * 86400
+
+_OPENAI_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _OF_FOREIGN: Final[dict[type[Exception], type[CitadelError]]] = {
     exceptions.ParseError: InvalidRequest,
@@ -76,12 +81,36 @@ def problem_body(error: CitadelError, request_id: str) -> tuple[int, dict[str, s
     }
     if error.errors:
         body["errors"] = {_sayable(field): [_sayable(m) for m in said] for field, said in error.errors.items()}
-    headers = {"Content-Type": MEDIA_TYPE, "Cache-Control": "no-store"}
+    return error.status, {"Content-Type": MEDIA_TYPE, **_headers(error)}, orjson.dumps(body)
+
+
+def openai_body(error: CitadelError) -> tuple[int, dict[str, str], bytes]:
+    """Return the same for a client of OpenAI's API: in its shape, and with the status that its clients act upon."""
+    # OpenAI's word for a text that is too long is 400.
+    code = status.HTTP_400_BAD_REQUEST if isinstance(error, TextRejected) else error.status
+    kind = _OPENAI_TYPES.get(code, "server_error" if code >= 500 else "invalid_request_error")
+    param = _sayable(next(iter(error.errors))) if error.errors else None
+    body = {"message": _sayable(_detail(error)), "type": kind, "param": param, "code": error.code}
+    headers = {"Content-Type": "application/json", **_headers(error)}
+    if error.retry_after is not None and "Retry-After" in headers:
+        headers["retry-after-ms"] = str(math.ceil(1000 * min(max(0.0, error.retry_after), _LONGEST_RETRY_AFTER)))
+    if code == status.HTTP_409_CONFLICT:
+        headers["x-should-retry"] = "false"  # OpenAI's own client takes 409 for a lock that will be released
+    return code, headers, orjson.dumps({"error": body})
+
+
+def body_for(path: str, error: CitadelError, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of `error` as the clients of this path know them."""
+    return openai_body(error) if path.startswith(OPENAI_PREFIX) else problem_body(error, request_id)
+
+
+def _headers(error: CitadelError) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
     if (seconds := _retry_after(error)) is not None:
         headers["Retry-After"] = str(seconds)
     if error.status == status.HTTP_401_UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return error.status, headers, orjson.dumps(body)
+    return headers
 
 
 def _detail(error: CitadelError) -> str:
@@ -106,9 +135,9 @@ def _retry_after(error: CitadelError) -> int | None:
     return None if seconds is None else math.ceil(min(max(1, seconds), _LONGEST_RETRY_AFTER))
 
 
-def problem_response(error: CitadelError) -> HttpResponse:
+def problem_response(error: CitadelError, path: str = "") -> HttpResponse:
     """Return Django's answer for `error`, under the id of the request being served."""
-    code, headers, body = problem_body(error, logs.request_id.get())
+    code, headers, body = body_for(path, error, logs.request_id.get())
     response = HttpResponse(body, status=code, headers=headers)
     # Django would log each intended 4xx and 5xx again, as if something had broken.
     response._has_been_logged = True  # type: ignore[attr-defined]
@@ -150,9 +179,10 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpRespo
     """DRF's EXCEPTION_HANDLER: every exception of a view becomes a problem response."""
     set_rollback()
     ours = as_citadel_error(error)
+    path = getattr(context.get("request"), "path", "")
     if ours.status == status.HTTP_500_INTERNAL_SERVER_ERROR:
-        log.error("unhandled error at %s", getattr(context.get("request"), "path", "?"), exc_info=error)
-    return problem_response(ours)
+        log.error("unhandled error at %s", path, exc_info=error)
+    return problem_response(ours, path)
 
 
 def belongs_to_api(request: HttpRequest) -> bool:
@@ -167,28 +197,30 @@ def handler400(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """A request that Django refuses: a Host that is not allowed, a path that hides something."""
     if not belongs_to_api(request):
         return defaults.bad_request(request, exception)
-    return problem_response(as_citadel_error(exception))
+    return problem_response(as_citadel_error(exception), request.path)
 
 
 def handler403(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """A request that may not be made."""
     if not belongs_to_api(request):
         return defaults.permission_denied(request, exception)
-    return problem_response(NotPermitted())
+    return problem_response(NotPermitted(), request.path)
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """An address that nobody answers."""
-    return problem_response(NotFound()) if belongs_to_api(request) else defaults.page_not_found(request, exception)
+    if not belongs_to_api(request):
+        return defaults.page_not_found(request, exception)
+    return problem_response(NotFound(), request.path)
 
 
 def handler500(request: HttpRequest) -> HttpResponseBase:
     """A fault of ours; Django has logged it with its traceback."""
-    return problem_response(_internal()) if belongs_to_api(request) else defaults.server_error(request)
+    return problem_response(_internal(), request.path) if belongs_to_api(request) else defaults.server_error(request)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     """A form without its token. The API itself takes no cookies and needs none."""
     if belongs_to_api(request):
-        return problem_response(NotPermitted("The CSRF token is missing or wrong."))
+        return problem_response(NotPermitted("The CSRF token is missing or wrong."), request.path)
     return csrf.csrf_failure(request, reason)

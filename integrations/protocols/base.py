@@ -8,13 +8,15 @@ length, finite numbers and the order of the texts, or it is an error.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 
 from integrations.errors import TextRejected, UpstreamMalformed
 from integrations.protocols import failures, vectors
 from integrations.protocols.vectors import Vectors
+
+_MOST_TOKENS: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,17 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a successful call brought: (texts, dimensions) float32, and the tokens that the server says it read.
+
+    0 tokens: the server does not say.
+    """
+
+    vectors: Vectors
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Whether a server says that it can work; `detail` is ours, never the server's words."""
 
@@ -50,6 +63,8 @@ class Protocol(ABC):
     name: ClassVar[str]
     # Texts in one call where the endpoint does not say.
     default_max_batch: ClassVar[int]
+    # Whether the protocol has a word for vectors that are shorter than the model's own.
+    shortens: ClassVar[bool] = False
     # Asked in this order until one does not answer 404.
     health_paths: ClassVar[tuple[str, ...]]
 
@@ -64,15 +79,19 @@ class Protocol(ABC):
         truncate: bool,
         normalise: bool,
         headers: Mapping[str, str],
+        dimensions: int | None = None,
     ) -> HttpRequest:
         """Return the call that asks for the vectors of `texts`.
 
         truncate: let the server cut what is over the model's context; else it must refuse. normalise: ask for vectors
         of length 1 where the protocol has a word for it. `headers` are added, such as the one with the credentials.
+        dimensions: ask for shorter vectors, where the protocol `shortens`.
         Raises TextRejected for a text that is not Unicode.
         """
         try:
-            body = orjson.dumps(self._body(model, texts, truncate=truncate, normalise=normalise))
+            body = orjson.dumps(
+                self._body(model, texts, truncate=truncate, normalise=normalise) | self._size(dimensions)
+            )
         except orjson.JSONEncodeError as error:
             raise TextRejected("A text holds a lone surrogate, which is not Unicode.") from error
         every = {"Content-Type": "application/json", "Accept": "application/json", **headers}
@@ -83,8 +102,12 @@ class Protocol(ABC):
         """Return the URL of the embedding call."""
 
     @abstractmethod
-    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> Mapping[str, Any]:
+    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> dict[str, Any]:
         """Return the call's JSON."""
+
+    def _size(self, dimensions: int | None) -> dict[str, Any]:
+        """Return what the call's JSON needs besides for vectors of this length."""
+        return {}
 
     # --- understanding ---
 
@@ -97,14 +120,30 @@ class Protocol(ABC):
         length 1 that the server did not; those within 1e-3 of it keep every bit.
         Raises TextRejected, UpstreamBusy, UpstreamFailed or UpstreamMalformed; their details hold none of the body.
         """
+        return self.parse_answer(response, expected=expected, dimensions=dimensions, normalise=normalise).vectors
+
+    def parse_answer(
+        self, response: HttpResponse, *, expected: int, dimensions: int | None, normalise: bool = False
+    ) -> Answer:
+        """Return the vectors as `parse_response` does, and the tokens that the server says it read."""
         if not 200 <= response.status < 300:
             raise failures.of(response.status, response.headers, response.body)
-        found = vectors.matrix(self._rows(loaded(response.body), expected), body=response.body)
+        answer = loaded(response.body)
+        found = vectors.matrix(self._rows(answer, expected), body=response.body)
         if found.shape[0] != expected:
             raise UpstreamMalformed(f"The model server gave {found.shape[0]} vectors for {expected} texts.")
         if dimensions is not None and found.shape[1] != dimensions:
             raise UpstreamMalformed(f"The model server gave vectors of {found.shape[1]} numbers, not {dimensions}.")
-        return vectors.normalised(found) if normalise else found
+        tokens = self._tokens(answer, response.headers)
+        return Answer(
+            vectors=vectors.normalised(found) if normalise else found,
+            # A figure for bookkeeping only: one that makes no sense is none, and no reason to refuse the vectors.
+            prompt_tokens=tokens if type(tokens) is int and 0 <= tokens < _MOST_TOKENS else 0,
+        )
+
+    def _tokens(self, answer: Any, headers: Mapping[str, str]) -> Any:
+        """Return the number of tokens that the server read, whatever it says there; 0 where it has no word for it."""
+        return 0
 
     @abstractmethod
     def _rows(self, answer: Any, expected: int) -> Any:

@@ -20,9 +20,12 @@ class Ollama(Protocol):
     def _address(self, base_url: str) -> str:
         return self._root(base_url) + "/api/embed"
 
-    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> Mapping[str, Any]:
+    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> dict[str, Any]:
         # Ollama's own default is true: without the word it would cut texts in silence.
         return {"model": model, "input": list(texts), "truncate": truncate}
+
+    def _tokens(self, answer: Any, headers: Mapping[str, str]) -> Any:
+        return answer.get("prompt_eval_count")
 
     def _rows(self, answer: Any, expected: int) -> Any:
         return member(answer, "embeddings")

@@ -15,6 +15,7 @@ class OpenAI(Protocol):
     """Each vector says which text it belongs to (`index`), and may come as numbers or as base64 of float32."""
 
     name: ClassVar[str] = "openai"
+    shortens: ClassVar[bool] = True
     # vLLM and llama.cpp form their own batches and OpenAI's bound is 2,048: one call holds the largest live request.
     default_max_batch: ClassVar[int] = 256
     # vLLM and llama.cpp: /health asks the engine itself. Others know only the list of models.
@@ -27,13 +28,20 @@ class OpenAI(Protocol):
     def _address(self, base_url: str) -> str:
         return self._root(base_url) + "/v1/embeddings"
 
-    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> Mapping[str, Any]:
+    def _body(self, model: str, texts: Sequence[str], *, truncate: bool, normalise: bool) -> dict[str, Any]:
         body: dict[str, Any] = {"model": model, "input": list(texts), "encoding_format": "float"}
         if truncate:
             # OpenAI has no word for it. This is vLLM's, -1 meaning the model's own limit; servers that do not know it
             # ignore it and then refuse the text, so nothing is ever cut that was not meant to be.
             body["truncate_prompt_tokens"] = -1
         return body
+
+    def _size(self, dimensions: int | None) -> dict[str, Any]:
+        return {} if dimensions is None else {"dimensions": dimensions}
+
+    def _tokens(self, answer: Any, headers: Mapping[str, str]) -> Any:
+        usage = answer.get("usage")
+        return usage.get("prompt_tokens") if isinstance(usage, dict) else 0
 
     def _rows(self, answer: Any, expected: int) -> Any:
         data = member(answer, "data")
