@@ -16,7 +16,7 @@ from drf_spectacular.validation import validate_schema
 from integrations import errors
 
 DOCS = Path(settings.BASE_DIR) / "docs"
-OF_THE_API = ("api/v1/", "health/", "metrics", "api/schema/", "api/docs/")
+OF_THE_API = ("api/v1/", "v1/", "health/", "metrics", "api/schema/", "api/docs/")
 # Pages for people and the description itself.
 NOT_IN_THE_SCHEMA = ("/api/schema/", "/api/docs/")
 
@@ -78,6 +78,9 @@ def test_every_operation_says_what_it_answers_and_who_may_ask(schema: dict[str, 
             if path.startswith("/api/v1/"):
                 assert operation["security"] == [{"bearer": []}, {"apiKey": []}], where
                 assert "application/problem+json" in operation["responses"]["401"]["content"], where
+            if path.startswith("/v1/"):
+                assert operation["security"] == [{"bearer": []}, {"apiKey": []}], where
+                assert "application/json" in operation["responses"]["401"]["content"], where
 
 
 def test_embedding_is_described_with_both_bodies_and_each_refusal(schema: dict[str, Any]) -> None:
