@@ -23,11 +23,17 @@ CANDIDATES = 200
 # Before a statement that may be lost, should PostgreSQL itself crash: a claim that is gone makes its result late,
 # a heartbeat is said again. Its commit need not wait for the disk, which is most of what a small batch waits for.
 UNSYNCED = "SET LOCAL synchronous_commit = off;"
-OPEN_BATCH = "b.state IN ('queued', 'processing') AND b.released_at IS NOT NULL AND b.available_at <= now()"
+# Nothing waits longer than this, in seconds, before it is looked at again. What says it would was written before the
+# clock stepped back, and is due.
+LONGEST_WAIT = 600.0
+_DUE = f"(%s <= now() OR %s > now() + interval '{LONGEST_WAIT + 60} seconds')"
+OPEN_BATCH = (
+    f"b.state IN ('queued', 'processing') AND b.released_at IS NOT NULL AND {_DUE.replace('%s', 'b.available_at')}"
+)
 # clock_timestamp(), not now(): a transaction that began before another one's claim would see a lease that ends further
 # ahead than a lease is long, counted from its own beginning, and take the chunk a second time. A second is allowed for
 # the small steps by which a clock is set right.
-CLAIMABLE = """c.state IN ('waiting', 'claimed') AND c.available_at <= now()
+CLAIMABLE = f"""c.state IN ('waiting', 'claimed') AND {_DUE.replace("%s", "c.available_at")}
     AND (c.state = 'waiting' OR c.lease_until < now()
         OR c.lease_until > clock_timestamp() + (%(lease)s + 1) * interval '1 second')"""
 

@@ -33,6 +33,10 @@ ON CONFLICT (name) DO UPDATE SET seen_at = now(), batch_id = EXCLUDED.batch_id,
     started_at = CASE WHEN (w.host, w.pid) = (EXCLUDED.host, EXCLUDED.pid) THEN w.started_at ELSE now() END
 """
 
+# Lately seen. Not later than now, either: a process that was killed before the clock stepped back would live on for as
+# long as the step; one that does live says so anew within a beat.
+ALIVE = """seen_at BETWEEN now() - %(alive)s * interval '1 second' AND now() + %(alive)s * interval '1 second'"""
+
 
 def beat(name: str, kind: str, *, batch_id: str = "", chunks: int = 0) -> None:
     """Say that this process is alive, and on what it works."""
@@ -78,9 +82,8 @@ def remove_stale() -> int:
 def _alive(kind: str) -> int:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM batches_workerheartbeat "
-            "WHERE kind = %s AND seen_at > now() - %s * interval '1 second'",
-            [kind, alive_within()],
+            f"SELECT count(*) FROM batches_workerheartbeat WHERE kind = %(kind)s AND {ALIVE}",
+            {"kind": kind, "alive": alive_within()},
         )
         return int(cursor.fetchone()[0])
 

@@ -30,6 +30,9 @@ WITH due AS (
 SELECT batch_id FROM released ORDER BY priority DESC, queued_at, id
 """
 
+# What a clock may be set back by without being noticed.
+STEP = timedelta(seconds=60)
+
 
 def release_due(now: datetime) -> list[str]:
     """Release what is due at `now`, by size or by time; return the ids of the batches, in the order they should run."""
@@ -68,7 +71,10 @@ def _release(which: str, value: str) -> list[str]:
 
 
 def _is_due(model: str, *, texts: int, oldest: datetime, now: datetime) -> bool:
-    return texts >= _batch_size(model) or oldest + timedelta(seconds=_interval(model)) <= now
+    if texts >= _batch_size(model) or oldest + timedelta(seconds=_interval(model)) <= now:
+        return True
+    # Submitted in the future: the clock has stepped back, and must not hold them for as long as the step.
+    return oldest > now + STEP
 
 
 def _batch_size(model: str) -> int:

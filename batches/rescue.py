@@ -26,7 +26,7 @@ WHERE {OPEN_BATCH} AND b.model = ANY(%(models)s) AND b.batch_id <> ALL(%(listed)
     AND EXISTS (SELECT FROM batches_batchchunk c WHERE c.batch_id = b.id AND {CLAIMABLE})
     AND NOT EXISTS (
         SELECT FROM batches_workerheartbeat w
-        WHERE w.batch_id = b.batch_id AND w.seen_at > now() - %(alive)s * interval '1 second'
+        WHERE w.batch_id = b.batch_id AND w.{heartbeats.ALIVE}
     )
 ORDER BY b.priority DESC, b.queued_at, b.id LIMIT %(limit)s
 """

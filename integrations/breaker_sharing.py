@@ -25,14 +25,15 @@ local now = time[1] + time[2] / 1000000
 local raw = redis.call('HGET', key, id)
 local r = raw and cjson.decode(raw)
 if not r or r.epoch < epoch then
-  r = {state = 'closed', count = 0, opens = 0, till = 0, at = 0, reason = '', epoch = epoch}
+  r = {state = 'closed', count = 0, opens = 0, till = 0, span = 0, at = 0, reason = '', epoch = epoch}
 end
 if r.epoch > epoch then return 'stale' end
 local trial = trials .. ':' .. id
 local answer = ''
 local function open()
   r.state, r.opens, r.at, r.reason = 'open', r.opens + 1, now, reason
-  r.till = now + math.min(timeout * 2 ^ (r.opens - 1), longest)
+  r.span = math.min(timeout * 2 ^ (r.opens - 1), longest)
+  r.till = now + r.span
   answer = 'open'
 end
 if op == 'fail' and r.state == 'closed' then
@@ -46,10 +47,12 @@ elseif op == 'ok' and r.state == 'closed' then
 elseif op == 'restore' then
   if not raw and longest > 0 then
     r.state, r.count, r.opens, r.at, r.reason, r.till = 'open', threshold, 1, now, reason, now + longest
+    r.span = longest
   end
 elseif op == 'take' then
   if r.state == 'closed' then return 'closed' end
-  if r.till > now then return 'wait' end
+  -- Further ahead than it ever was: the clock has stepped back.
+  if r.till > now and r.till <= now + r.span + 1 then return 'wait' end
   if redis.call('SET', trial, owner, 'NX', 'PX', math.ceil(longest * 1000)) then return 'taken' end
   return 'wait'
 elseif op == 'close' or op == 'reopen' or op == 'release' then
@@ -174,11 +177,17 @@ def _shared(fields: Mapping[bytes, bytes], now: float) -> Iterator[tuple[int, Sh
                 count=int(r["count"]),
                 opens=int(r["opens"]),
                 epoch=int(r["epoch"]),
-                left=max(0.0, r["till"] - now),
+                left=_left(r, now),
                 opened_at=r["at"],
                 reason=r["reason"],
             ),
         )
+
+
+def _left(r: dict[str, Any], now: float) -> float:
+    """Seconds until a trial; none where the clock has stepped back since, see the script."""
+    left = r["till"] - now
+    return left if 0 < left <= r.get("span", 0) + 1 else 0.0
 
 
 def new_owner() -> str:

@@ -3,7 +3,7 @@
     aiohttp, asyncio, OSError              ours
     ├── TimeoutError (connect, total)      UpstreamTimeout
     ├── an answer that is not HTTP         UpstreamMalformed
-    ├── an answer over MAX_UPSTREAM_BYTES  UpstreamMalformed
+    ├── an answer longer than the limit    UpstreamMalformed
     └── everything else                    UpstreamFailed: no name, refused, reset, TLS, broken off, headers
 
 An answer with an error status is an answer: the protocol says what it means. CancelledError passes untouched.
@@ -142,7 +142,8 @@ async def _exchange(
             # Who refuses a request may not have read it to its end, and would take the rest for another request.
             way.protocol.force_close()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return HttpResponse(status=response.status, headers=headers, body=await _body(response))
+        body = await _body(response, longest=request.longest_answer)
+        return HttpResponse(status=response.status, headers=headers, body=body)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
@@ -150,9 +151,9 @@ def _payload(body: bytes) -> bytes | io.BytesIO | None:
     return io.BytesIO(body) if len(body) > LARGE_BODY else body or None
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse, *, longest: int | None) -> bytes:
     """Read an answer piece by piece, counted as decompressed: a small gzip may hold gigabytes."""
-    limit: int = settings.MAX_UPSTREAM_BYTES
+    limit = min(settings.MAX_UPSTREAM_BYTES, longest or settings.MAX_UPSTREAM_BYTES)
     pieces, size = [], response.content_length or 0
     if size <= limit:
         size = 0

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import environ
 import psycopg2
 import pytest
 import redis
@@ -35,6 +36,7 @@ from pytest_django import DjangoDbBlocker
 from batches.models import WorkerHeartbeat
 from integrations import recorder, snapshot
 from integrations.models import Endpoint, ModelConfig, PatternAssignment
+from tests.servers import Servers
 from tests.upstreams import Upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +48,8 @@ QUICK = {
     "SCHEDULER_INTERVAL": "0.3",
     "BREAKER_RESET_TIMEOUT": "1",
 }
+
+WEB = (sys.executable, "-m", "granian", "citadel.asgi:application", "--interface", "asgi")
 
 
 class Process:
@@ -129,12 +133,18 @@ class Stack:
     def web(self, *, processes: int = 1, **env: str) -> tuple[Process, str]:
         """Start the web server and wait until it answers; return it and its base URL."""
         port = _free_port()
-        command = [sys.executable, "-m", "granian", "citadel.asgi:application", "--interface", "asgi"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--workers", str(processes)]
+        command = [*WEB, "--host", "127.0.0.1", "--port", str(port), "--workers", str(processes)]
         url = f"http://127.0.0.1:{port}"
         process = self.start("web", command, **env)
         self._wait_for(process, lambda: _answers(f"{url}/health/live"))
         return process, url
+
+    def web_behind(self, socket_: Path, *, processes: int = 1, **env: str) -> Process:
+        """Start the web server on a unix socket, as behind a proxy, and wait until it takes connections."""
+        options = ("--uds", str(socket_), "--workers", str(processes), "--respawn-interval", "1")
+        process = self.start("web", [*WEB, *options], **env)
+        self._wait_for(process, lambda: _takes_connections(socket_))
+        return process
 
     def start(self, name: str, command: list[str], **env: str) -> Process:
         """Start any process; it is stopped with the stack."""
@@ -234,6 +244,31 @@ def _empty_tables() -> None:
 
 
 @contextlib.contextmanager
+def stack_on(servers: Servers, folder: Path) -> Iterator[Stack]:
+    """A stack on servers of its own, on which this process's ORM works, too."""
+    url = servers.database_url("citadel")
+    with contextlib.closing(psycopg2.connect(servers.database_url("postgres"))) as server:
+        server.autocommit = True
+        server.cursor().execute("CREATE DATABASE citadel")
+    stack = Stack(database_url=url, redis_url=servers.redis_url, folder=folder)
+    assert stack.manage("migrate", "-v0", "--skip-checks").returncode == 0
+    configured = connections.settings["default"]
+    before = configured.copy()
+    found = environ.Env.db_url_config(url)
+    connection.close()
+    configured.update({name: found.get(name, "") for name in ("HOST", "PORT", "USER", "PASSWORD", "NAME")})
+    configured["OPTIONS"] = {**before["OPTIONS"], **found.get("OPTIONS", {})}
+    try:
+        yield stack
+    finally:
+        stack.stop()
+        recorder.stop()
+        connection.close()
+        configured.update(before)
+        stack.redis.close()
+
+
+@contextlib.contextmanager
 def _connected_to(name: str) -> Iterator[None]:
     configured = connections.settings["default"]
     before = configured["NAME"]
@@ -273,3 +308,12 @@ def _answers(url: str) -> bool:
         return requests.get(url, timeout=1).ok
     except requests.RequestException:
         return False
+
+
+def _takes_connections(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 PIECE = 64 * 2**10
@@ -159,8 +160,13 @@ async def _big(upstream: Server, exchange: Exchange, *, size: int) -> None:
     await exchange.send(200, upstream.answer(exchange.texts).ljust(size))
 
 
+@lru_cache(maxsize=4)
+def _packed(body: bytes, size: int) -> bytes:
+    return gzip.compress(body.ljust(size), 1)
+
+
 async def _gzip_bomb(upstream: Server, exchange: Exchange, *, size: int) -> None:
-    packed = gzip.compress(upstream.answer(exchange.texts).ljust(size))
+    packed = _packed(upstream.answer(exchange.texts), size)
     await exchange.send(200, packed, headers={"Content-Encoding": "gzip"})
 
 

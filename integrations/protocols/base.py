@@ -17,16 +17,21 @@ from integrations.protocols import failures, vectors
 from integrations.protocols.vectors import Vectors
 
 _MOST_TOKENS: Final = 2**31
+# More than any answer needs: 16,384 numbers of 32 characters are one text's, and some room for what stands around them.
+# A server that answers one text with megabytes is sick, and read to its end would cost the process that memory.
+BYTES_A_TEXT: Final = 512 * 2**10
+BYTES_BESIDE: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpRequest:
-    """What to send."""
+    """What to send. `longest_answer` in bytes, decompressed; None: as long as the transport takes any."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    longest_answer: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,8 @@ class Protocol(ABC):
         except orjson.JSONEncodeError as error:
             raise TextRejected("A text holds a lone surrogate, which is not Unicode.") from error
         every = {"Content-Type": "application/json", "Accept": "application/json", **headers}
-        return HttpRequest(method="POST", url=self._address(base_url), headers=every, body=body)
+        longest = BYTES_BESIDE + len(texts) * BYTES_A_TEXT
+        return HttpRequest(method="POST", url=self._address(base_url), headers=every, body=body, longest_answer=longest)
 
     @abstractmethod
     def _address(self, base_url: str) -> str:
@@ -158,7 +164,10 @@ class Protocol(ABC):
     def health_requests(self, base_url: str, *, headers: Mapping[str, str]) -> tuple[HttpRequest, ...]:
         """Return every such question: ask the next one only after a 404."""
         root = self._root(base_url)
-        return tuple(HttpRequest(method="GET", url=root + path, headers=headers) for path in self.health_paths)
+        return tuple(
+            HttpRequest(method="GET", url=root + path, headers=headers, longest_answer=BYTES_BESIDE)
+            for path in self.health_paths
+        )
 
     def _root(self, base_url: str) -> str:
         return base_url.rstrip("/")
