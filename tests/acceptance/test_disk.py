@@ -1,6 +1,6 @@
-"""PostgreSQL's disk is full: nothing that was accepted is lost, nothing is accepted that is not stored, live calls go on.
+"""PostgreSQL's disk is full: nothing accepted is lost, nothing is accepted that is not stored, live calls go on.
 
-The disk is a small tmpfs, so this test needs root, as PostgreSQL's packages and containers give it in CI.
+The disk is a small tmpfs: this test alone needs root, which CI has.
 """
 
 import contextlib
