@@ -15,10 +15,8 @@ stops what was started (by SIGTERM, so that coverage is written) and removes eve
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +26,6 @@ import environ
 import psycopg2
 import pytest
 import redis
-import requests
 from django.conf import settings
 from django.db import connection, connections, transaction
 from pytest_django import DjangoDbBlocker
@@ -36,64 +33,9 @@ from pytest_django import DjangoDbBlocker
 from batches.models import WorkerHeartbeat
 from integrations import recorder, snapshot
 from integrations.models import Endpoint, ModelConfig, PatternAssignment
+from tests.running import QUICK, ROOT, WEB, Process, answers, free_port, takes_connections, wait_until
 from tests.servers import Servers
 from tests.upstreams import Upstream
-
-ROOT = Path(__file__).resolve().parent.parent
-# Short times, so that what waits for a time to pass does not wait long. The lease stays what it is in production.
-QUICK = {
-    "BULK_PROCESSING_INTERVAL": "0.2",
-    "CHUNK_BACKOFF": "0.2",
-    "CHUNK_BACKOFF_MAX": "1",
-    "SCHEDULER_INTERVAL": "0.3",
-    "BREAKER_RESET_TIMEOUT": "1",
-}
-
-WEB = (sys.executable, "-m", "granian", "citadel.asgi:application", "--interface", "asgi")
-
-
-class Process:
-    """One running process of Citadel; what it writes is in `log`."""
-
-    def __init__(self, name: str, command: list[str], *, env: Mapping[str, str], log: Path) -> None:
-        self.name, self.log = name, log
-        with log.open("wb") as output:
-            self._popen = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        self.pid = self._popen.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self._popen.poll() is None
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        self._popen.send_signal(number)
-
-    def kill(self) -> None:
-        """End it as the kernel would: it gets no word in."""
-        self._popen.kill()
-        self._popen.wait()
-
-    def stop(self, *, within: float = 10.0) -> float:
-        """Send SIGTERM and wait; return the seconds it took. Fails when it takes over `within`, or goes wrong."""
-        started = time.monotonic()
-        self._popen.terminate()
-        try:
-            code = self.wait(within)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"{self.name} did not stop within {within} s:\n{self.tail()}") from None
-        assert code == 0, f"{self.name} ended with {code}:\n{self.tail()}"
-        return time.monotonic() - started
-
-    def wait(self, timeout: float) -> int:
-        """Wait until it ends by itself; return its exit status."""
-        return self._popen.wait(timeout)
-
-    def tail(self, characters: int = 4000) -> str:
-        """The end of what it wrote."""
-        return self.log.read_text(errors="replace")[-characters:]
 
 
 class Stack:
@@ -132,18 +74,18 @@ class Stack:
 
     def web(self, *, processes: int = 1, **env: str) -> tuple[Process, str]:
         """Start the web server and wait until it answers; return it and its base URL."""
-        port = _free_port()
+        port = free_port()
         command = [*WEB, "--host", "127.0.0.1", "--port", str(port), "--workers", str(processes)]
         url = f"http://127.0.0.1:{port}"
         process = self.start("web", command, **env)
-        self._wait_for(process, lambda: _answers(f"{url}/health/live"))
+        self._wait_for(process, lambda: answers(f"{url}/health/live"))
         return process, url
 
     def web_behind(self, socket_: Path, *, processes: int = 1, **env: str) -> Process:
         """Start the web server on a unix socket, as behind a proxy, and wait until it takes connections."""
         options = ("--uds", str(socket_), "--workers", str(processes), "--respawn-interval", "1")
         process = self.start("web", [*WEB, *options], **env)
-        self._wait_for(process, lambda: _takes_connections(socket_))
+        self._wait_for(process, lambda: takes_connections(socket_))
         return process
 
     def start(self, name: str, command: list[str], **env: str) -> Process:
@@ -174,14 +116,6 @@ class Stack:
             wait_until(look, 30)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.tail()}") from None
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, *, every: float = 0.05) -> None:
-    """Wait until `condition()` holds; fail when that takes longer than `seconds`."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"not within {seconds} s"
-        time.sleep(every)
 
 
 def serve_model(
@@ -295,25 +229,3 @@ def _administrator() -> Iterator[Any]:
 def _url(name: str) -> str:
     """The tests' server, another database of it."""
     return os.environ["DATABASE_URL"].rsplit("/", 1)[0] + f"/{name}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _answers(url: str) -> bool:
-    try:
-        return requests.get(url, timeout=1).ok
-    except requests.RequestException:
-        return False
-
-
-def _takes_connections(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True

@@ -15,7 +15,8 @@ from batches.models import BatchJob
 from integrations import operations, snapshot
 from integrations.models import ModelConfig
 from tests.made_api import serve
-from tests.processes import Stack, _answers, _free_port, wait_until
+from tests.processes import Stack, wait_until
+from tests.running import answers, free_port
 from tests.upstreams import Upstream, vector_of
 
 EMBED = "/api/v1/external/{}/embed"
@@ -108,11 +109,11 @@ def _door(stack: Stack) -> str:
 
 
 def _view(stack: Stack) -> str:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "granian", "citadel.wsgi:application", "--interface", "wsgi"]
     stack.start("wsgi", [*command, "--host", "127.0.0.1", "--port", str(port), "--blocking-threads", "4"])
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: _answers(f"{url}/health/live"), 30)
+    wait_until(lambda: answers(f"{url}/health/live"), 30)
     return url
 
 
