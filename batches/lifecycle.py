@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 from django.conf import settings
@@ -78,7 +77,7 @@ def retry(batch_id: str, *, actor: str = "") -> BatchJob:
         job.estimated_completion = estimates.place(job, assignment=assignment, now=now).estimated_completion
         job.save(update_fields=["estimated_completion"])
         bounds.confirm_room(job.model, limit=_limit(job.model))
-        transaction.on_commit(partial(queues.enqueue, batch_id), robust=True)
+        transaction.on_commit(lambda: queues.enqueue(batch_id), robust=True)  # not a partial: see submission
     return job
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from django.conf import settings
@@ -177,7 +176,8 @@ def _settle(job: BatchJob, call: EmbedCall, digest: str) -> int:
     job.estimated_completion = place.estimated_completion
     job.save(update_fields=["total", "body_digest", "idempotency_key", "estimated_completion"])
     bounds.confirm_room(job.model, limit=call.model.max_waiting_texts)
-    transaction.on_commit(partial(_hand_over, job.model), robust=True)
+    # A lambda: what fails after the commit is only logged, and Django names it by a name that a partial does not have.
+    transaction.on_commit(lambda: _hand_over(job.model), robust=True)
     return place.position or 0
 
 
