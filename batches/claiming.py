@@ -52,7 +52,7 @@ FROM (
     ORDER BY c.number LIMIT 1 FOR UPDATE SKIP LOCKED
 ) chunk
 LIMIT 1
-"""
+"""  # nosec B608 # made of constants
 
 # Small batches that share the call: same model, pattern and input type. A chunk that has failed before goes alone, so
 # that one which breaks the server does not take strangers along twice.
@@ -69,7 +69,7 @@ FROM (
     WHERE c.batch_id = b.id AND {CLAIMABLE} AND c.attempts = 0 AND c.pending IS NULL
     ORDER BY c.number LIMIT 1 FOR UPDATE SKIP LOCKED
 ) chunk
-"""
+"""  # nosec B608 # made of constants
 
 _TAKE = """
 UPDATE batches_batchchunk c
@@ -84,7 +84,7 @@ RETURNING c.id, c.lease_token, b.id, b.batch_id, b.state, b.client, b.request_id
 _BEGIN = f"""{UNSYNCED}
 UPDATE batches_batchjob SET state = 'processing', started_at = COALESCE(started_at, now())
 WHERE id = %s AND state = 'queued'
-"""
+"""  # nosec B608 # made of constants
 
 # SKIP LOCKED: whoever holds one of these rows is ending its lease anyway, and may be waiting for a row of ours.
 _RENEW = f"""{UNSYNCED}
@@ -95,7 +95,7 @@ WHERE id IN (
     WHERE c.state = 'claimed' AND c.lease_token = held.token
     FOR UPDATE OF c SKIP LOCKED
 )
-"""
+"""  # nosec B608 # made of constants
 
 _HAND_BACK = """
 UPDATE batches_batchchunk SET state = 'waiting', lease_token = NULL, lease_owner = '', lease_until = NULL
@@ -107,7 +107,7 @@ SELECT count(*) FROM (
     SELECT FROM batches_batchjob b JOIN batches_batchchunk c ON c.batch_id = b.id
     WHERE b.batch_id = %(batch_id)s AND {OPEN_BATCH} AND {CLAIMABLE} LIMIT %(limit)s
 ) claimable
-"""
+"""  # nosec B608 # made of constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

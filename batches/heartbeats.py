@@ -31,7 +31,7 @@ VALUES (%(name)s, %(kind)s, %(host)s, %(pid)s, now(), now(), %(batch_id)s, %(chu
 ON CONFLICT (name) DO UPDATE SET seen_at = now(), batch_id = EXCLUDED.batch_id,
     chunks_in_flight = EXCLUDED.chunks_in_flight, kind = EXCLUDED.kind, host = EXCLUDED.host, pid = EXCLUDED.pid,
     started_at = CASE WHEN (w.host, w.pid) = (EXCLUDED.host, EXCLUDED.pid) THEN w.started_at ELSE now() END
-"""
+"""  # nosec B608 # made of constants
 
 # Lately seen. Not later than now, either: a process that was killed before the clock stepped back would live on for as
 # long as the step; one that does live says so anew within a beat.

@@ -29,7 +29,7 @@ WHERE {OPEN_BATCH} AND b.model = ANY(%(models)s) AND b.batch_id <> ALL(%(listed)
         WHERE w.batch_id = b.batch_id AND w.{heartbeats.ALIVE}
     )
 ORDER BY b.priority DESC, b.queued_at, b.id LIMIT %(limit)s
-"""
+"""  # nosec B608 # made of constants
 
 
 def dispatch() -> int:

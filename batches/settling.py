@@ -113,11 +113,11 @@ def pause(error: Unavailable) -> float:
     seconds = max(error.retry_after or DEFAULT_PAUSE, DEFAULT_PAUSE / 4)
     if isinstance(error, CircuitOpen):
         seconds = min(seconds, LONGEST_BREAKER_PAUSE)
-    return min(seconds * random.uniform(1.0, 1.25), claiming.LONGEST_WAIT)
+    return min(seconds * random.uniform(1.0, 1.25), claiming.LONGEST_WAIT)  # nosec B311 # jitter
 
 
 def backoff(attempts: int, error: BaseException) -> float:
     """Return for how many seconds a chunk waits after its attempt number `attempts`, counted from 0."""
-    seconds = min(settings.CHUNK_BACKOFF * 2.0**attempts, settings.CHUNK_BACKOFF_MAX) * random.uniform(0.75, 1.25)
+    seconds = min(settings.CHUNK_BACKOFF * 2.0**attempts, settings.CHUNK_BACKOFF_MAX) * random.uniform(0.75, 1.25)  # nosec B311 # jitter
     wanted = error.retry_after if isinstance(error, CitadelError) else None
     return min(max(seconds, wanted or 0.0), claiming.LONGEST_WAIT)

@@ -196,6 +196,8 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PERMISSION_CLASSES": ["integrations.api.authentication.HasScope"],
     "DEFAULT_RENDERER_CLASSES": ["integrations.api.renderers.OrjsonRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    # OPTIONS would tell a view's insides to anybody; the description of the API is /api/schema/.
+    "DEFAULT_METADATA_CLASS": None,
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "integrations.api.problems.exception_handler",
     "UNAUTHENTICATED_USER": None,

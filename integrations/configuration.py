@@ -125,7 +125,7 @@ def read(text: str) -> tuple[ModelDocument, ...]:
     Raises ValidationError with a key for each fault: "phi3: endpoints[0].url".
     """
     try:
-        content = yaml.load(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)  # nosec B506 # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValidationError({"file": [f"not YAML: {' '.join(str(error).split())}"]}) from error
     return parse(content)

@@ -32,4 +32,4 @@ class RetryBudget:
 
 def backoff(round_: int) -> float:
     """Seconds before the `round_`-th retry (from 1): doubling, with half of it random so that callers spread out."""
-    return float(settings.RETRY_BACKOFF * 2 ** (round_ - 1) * random.uniform(0.5, 1.0))
+    return float(settings.RETRY_BACKOFF * 2 ** (round_ - 1) * random.uniform(0.5, 1.0))  # nosec B311 # jitter

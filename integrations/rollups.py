@@ -105,7 +105,7 @@ _UPSERT: Final = f"""
                 %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::float8[], %s::text[])
         AS new ({_COLUMNS})
     {_ON_CONFLICT}
-"""
+"""  # nosec B608 # made of constants
 
 
 def upsert(cursor: CursorWrapper, minutes: Mapping[Key, Sums]) -> None:
@@ -168,7 +168,7 @@ _FOLD: Final = f"""
         {_ON_CONFLICT}
     )
     SELECT count(*) FROM gone
-"""
+"""  # nosec B608 # made of constants
 
 
 def fold(now: datetime | None = None) -> Folded:

@@ -52,7 +52,7 @@ def launch(program: Program) -> None:
     number = signal.Signals[f"SIG{program.stop_signal}"]
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
     os.chdir(program.cwd)
-    os.execve(program.argv[0], program.argv, program.env)
+    os.execve(program.argv[0], program.argv, program.env)  # nosec B606 # a program of our own list
 
 
 def _end_leftovers(program: Program) -> None:

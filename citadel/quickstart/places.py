@@ -69,11 +69,11 @@ def settle(state: Path) -> Places:
     mode = 0o711 if account else 0o700
     own_folder(state, mode=mode)
     digest = hashlib.sha256(os.fsencode(state)).hexdigest()[:12]
-    apart = Path(f"/var/tmp/citadel-{digest}")
+    apart = Path(f"/var/tmp/citadel-{digest}")  # nosec B108 # own_folder refuses another's
     home = state if account is None or account.may("-x", state) else own_folder(apart, mode=mode)
     sockets = home / "sockets"
     if len(os.fsencode(sockets / _LONGEST_NAME)) > _LONGEST_SOCKET:
-        sockets = Path(f"/tmp/citadel-{digest}")
+        sockets = Path(f"/tmp/citadel-{digest}")  # nosec B108 # own_folder refuses another's
     own_folder(sockets, mode=mode)
     for folder in (home / "services", sockets / "db"):
         _hand_over(folder, account)

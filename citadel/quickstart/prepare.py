@@ -10,7 +10,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
 OPERATOR = "operator"
-PASSWORD = "CITADEL_OPERATOR_PASSWORD"
+PASSWORD = "CITADEL_OPERATOR_PASSWORD"  # nosec B105 # the variable's name
 
 
 def prepare() -> bool:

@@ -55,7 +55,7 @@ def _boot_id() -> str:
 def write_record(folder: Path, name: str) -> None:
     """Write down the calling process as `name`; exec keeps both the pid and the start."""
     me = identify(os.getpid())
-    assert me is not None
+    assert me is not None  # nosec B101 # for the type checker
     path = folder / f"{name}.json"
     temporary = path.with_suffix(f".{me.pid}")
     temporary.write_text(json.dumps(asdict(me)))

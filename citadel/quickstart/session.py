@@ -86,7 +86,7 @@ class Session:
 
     def watch(self) -> None:
         """Return when supervisord ends, which it does not by itself."""
-        assert self._supervisord is not None
+        assert self._supervisord is not None  # nosec B101 # for the type checker
         self._supervisord.wait()
         raise CommandError(f"supervisord has ended: see {self.plan.state}/logs/supervisord.log")
 

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from integrations import errors
@@ -105,6 +105,16 @@ def _ndjson_parameters() -> list[OpenApiParameter]:
     ]
 
 
+def _example(name: str, value: object) -> OpenApiExample:
+    return OpenApiExample(name, value=value, request_only=True, media_type="application/json")
+
+
+_EXAMPLES: Final = [
+    _example("One text, now", {"text": "test embedding", "urgent": True}),
+    _example("One text", {"text": "test embedding"}),
+    _example("Several texts, in the queue", {"texts": ["text1", "text2", "text3"], "batch": True}),
+]
+
 embed = extend_schema(
     operation_id="embed",
     summary="Embed texts, now or in the queue",
@@ -123,6 +133,7 @@ embed = extend_schema(
         **json_response(202, serializers.QueuedAnswerSerializer, "Stored, and waiting in the queue."),
         **problem_responses(*_EMBED_ERRORS),
     },
+    examples=_EXAMPLES,
     parameters=[
         OpenApiParameter("model", str, OpenApiParameter.PATH, description="The model's name."),
         *_ndjson_parameters(),
@@ -168,6 +179,9 @@ ready = extend_schema(
     auth=[],
     responses={
         **json_response(200, serializers.ReadySerializer, "Ready for live calls; `degraded` names what is missing."),
+        (400, problems.MEDIA_TYPE): OpenApiResponse(
+            serializers.ProblemSerializer, description=_described([errors.InvalidRequest])
+        ),
         (503, problems.MEDIA_TYPE): OpenApiResponse(
             serializers.ProblemSerializer, description=_described([errors.NotReady, errors.QueueUnavailable])
         ),
