@@ -18,7 +18,7 @@ import django_rq
 import redis
 from django.conf import settings
 from django_rq.queues import DjangoRQ
-from rq.exceptions import DuplicateJobError, InvalidJobOperation, StopRequested
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError, StopRequested
 from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
@@ -36,6 +36,9 @@ WORKER_TTL = 30
 FAILURE_TTL = 60
 # A slice takes BULK_SLICE; this only ends one that hangs on PostgreSQL.
 SLICE_LIMIT = 300
+
+# What django-rq's pages fall over when a job or a worker is gone by the time that somebody asks for it.
+GONE = (NoSuchJobError, InvalidJobOperation, ValueError, AssertionError)
 
 
 class BatchQueue(DjangoRQ):

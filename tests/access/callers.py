@@ -7,7 +7,7 @@ from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.test import Client
 
-from batches.models import BatchJob, WorkerHeartbeat
+from batches.models import WorkerHeartbeat
 from integrations.models import (
     ApiKey,
     AuditEntry,
@@ -60,6 +60,3 @@ def rows() -> dict[type[Model], Model]:
         Group.objects.create(name="somebodies"),
     ]
     return {type(row): row for row in made}
-
-
-__all__ = ["ROLES", "BatchJob", "clients", "rows"]
