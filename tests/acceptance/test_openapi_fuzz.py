@@ -22,7 +22,7 @@ values = ["live", "mixed", "bulk", "nobody"]
 [parameters]
 "path.model" = {dictionary = "models", probability = 0.9}
 """
-SECONDS = 20
+EXAMPLES = 20  # an address and method; besides them about 60 each that cover the description
 # The same cases in each run of CI; another seed by hand finds others.
 SEED = os.environ.get("SCHEMATHESIS_SEED", "5")
 
@@ -41,7 +41,7 @@ def test_no_request_brings_a_5xx_or_an_undescribed_answer(stack: Stack, tmp_path
         done = _schemathesis(url, key, tmp_path)
         assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-2000:]}\n{web.tail(2000)}"
         selected, tested = re.findall(r"(?:Selected|Tested): +(\d+)", done.stdout)[:2]
-        assert selected == tested
+        assert selected == tested, done.stdout
         headers = {"Authorization": f"Bearer {key}"}
         after = requests.post(f"{url}/api/v1/external/live/embed", json={"text": "a"}, headers=headers, timeout=30)
         assert after.status_code == 200, after.text
@@ -50,6 +50,6 @@ def test_no_request_brings_a_5xx_or_an_undescribed_answer(stack: Stack, tmp_path
 def _schemathesis(url: str, key: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(folder / "schemathesis.toml")]
     command += ["run", f"{url}/api/schema/?format=json", "-H", f"Authorization: Bearer {key}", "--checks", CHECKS]
-    command += ["--phases", "examples,coverage,fuzzing", "--max-time", str(SECONDS), "--continue-on-failure"]
+    command += ["--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--continue-on-failure"]
     command += ["--generation-database", "none", "--seed", SEED, "--no-shrink", "--warnings", "off"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
