@@ -224,6 +224,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_SYMBOL": "castle",
     "SITE_URL": None,
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}citadel/icon.svg"}],
+    "SHOW_HISTORY": False,  # the audit trail is the history, of every way in
     "SHOW_BACK_BUTTON": False,
     "STYLES": [f"{STATIC_URL}citadel/console.css"],
     "SCRIPTS": [f"{STATIC_URL}citadel/idiomorph-ext.min.js", f"{STATIC_URL}citadel/console.js"],

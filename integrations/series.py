@@ -27,16 +27,25 @@ class Point:
         return histogram.quantile(self.live, q)
 
 
-_SELECT: Final = f"""
+_COUNTS: Final = """
     SELECT floor(extract(epoch FROM bucket) / %(step)s)::bigint * %(step)s, mode,
            sum(count)::bigint,
            coalesce(sum(count) FILTER (WHERE code <> %(ok)s AND code <> ALL(%(not_judged)s)), 0)::bigint,
-           coalesce(sum(texts) FILTER (WHERE code = %(ok)s), 0)::bigint,
-           CASE mode WHEN 'live' THEN {summed_histogram()} END
+           coalesce(sum(texts) FILTER (WHERE code = %(ok)s), 0)::bigint
     FROM integrations_callstats
     WHERE width = 'minute' AND bucket >= %(since)s AND kind = 'call'
     GROUP BY 1, 2
 """  # nosec B608 # made of constants
+# By itself: adding up the histograms of all modes takes twice as long (measured: 400 ms for a day instead of 183 ms).
+_LIVE: Final = f"""
+    SELECT floor(extract(epoch FROM bucket) / %(step)s)::bigint * %(step)s, {summed_histogram()}
+    FROM integrations_callstats
+    WHERE width = 'minute' AND bucket >= %(since)s AND kind = 'call' AND mode = 'live'
+    GROUP BY 1
+"""  # nosec B608 # made of constants
+
+# start -> mode -> requests, errors, texts
+_Counts = dict[tuple[int, str], tuple[int, int, int]]
 
 
 def read(*, step: timedelta, steps: int, now: datetime | None = None) -> list[Point]:
@@ -47,28 +56,27 @@ def read(*, step: timedelta, steps: int, now: datetime | None = None) -> list[Po
     seconds = int(step.total_seconds())
     last = int((now or datetime.now(UTC)).timestamp()) // seconds * seconds
     starts = [last - seconds * (steps - 1 - n) for n in range(steps)]
+    values: dict[str, Any] = {
+        "step": seconds,
+        "ok": OK,
+        "not_judged": sorted(NOT_JUDGED),
+        "since": datetime.fromtimestamp(starts[0], UTC),
+    }
     with connection.cursor() as cursor:
-        cursor.execute(
-            _SELECT,
-            {
-                "step": seconds,
-                "ok": OK,
-                "not_judged": sorted(NOT_JUDGED),
-                "since": datetime.fromtimestamp(starts[0], UTC),
-            },
-        )
-        found = {(int(start), mode): rest for start, mode, *rest in cursor.fetchall()}
-    return [_point(start, found) for start in starts]
+        cursor.execute(_COUNTS, values)
+        counts: _Counts = {(int(start), mode): (n, failed, texts) for start, mode, n, failed, texts in cursor}
+        cursor.execute(_LIVE, values)
+        live = {int(start): places for start, places in cursor}
+    return [_point(start, counts, live.get(start, [])) for start in starts]
 
 
-def _point(start: int, found: dict[tuple[int, str], list[Any]]) -> Point:
-    nothing: list[Any] = [0, 0, 0, None]
-    live, queued, bulk = (found.get((start, mode), nothing) for mode in ("live", "queued", "bulk"))
+def _point(start: int, counts: _Counts, places: list[int]) -> Point:
+    live, queued, bulk = (counts.get((start, mode), (0, 0, 0)) for mode in ("live", "queued", "bulk"))
     return Point(
         start=datetime.fromtimestamp(start, UTC),
         requests=live[0] + queued[0],
         errors=live[1] + queued[1],
-        live=histogram.trimmed(live[3] or []),
+        live=histogram.trimmed(places),
         queue_texts=bulk[2],
         queue_calls=bulk[0],
     )

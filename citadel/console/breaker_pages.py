@@ -86,7 +86,7 @@ def _ask(
     if not chosen:
         messages.error(request, "Choose at least one enabled endpoint.")
         return HttpResponseRedirect(reverse("breakers"))
-    form = form_class(request.POST or None)
+    form = form_class(request.POST if request.method == "POST" else None)
     if form.is_bound and form.is_valid() and _acted(form, lambda data: act([b.endpoint.id for b in chosen], data)):
         names = ", ".join(f"{b.endpoint.model} at {b.endpoint.url}" for b in chosen)
         messages.success(request, f"{'Tripped' if verb == 'Trip' else 'Reset'}: {names}.")

@@ -19,6 +19,26 @@ HEIGHT: Final = 120
 _TOP: Final = 1.0  # so that a line at the top is not cut in half
 
 Value = float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """An axis from 0 to `top`; from `bottom` on by powers of ten where that is given."""
+
+    top: float
+    bottom: float = 0.0
+
+    def share(self, value: float) -> float:
+        """How far up a value stands, from 0 to 1."""
+        if not self.bottom:
+            return value / self.top
+        return max(0.0, math.log10(max(value, self.bottom) / self.bottom) / math.log10(self.top / self.bottom))
+
+    def value(self, share: float) -> float:
+        """The value that stands so far up."""
+        return self.bottom * (self.top / self.bottom) ** share if self.bottom else self.top * share
+
+
 Write = Callable[[Value], str]
 
 
@@ -74,6 +94,7 @@ class Kind:
     values: Callable[[Point, float], Sequence[Value]]
     write: Write
     bars: bool = False
+    logarithmic: bool = False  # one timeout of 30 s would press all else flat
 
 
 KINDS: Final = (
@@ -99,6 +120,7 @@ KINDS: Final = (
         names=(("p50", "blue"), ("p95", "amber"), ("p99", "red")),
         values=lambda p, seconds: [p.quantile_ms(q) for q in (0.5, 0.95, 0.99)],
         write=ms,
+        logarithmic=True,
     ),
     Kind(
         key="queue",
@@ -115,7 +137,8 @@ def draw(kind: Kind, points: Sequence[Point], *, step: timedelta, now: datetime)
     """Draw these points, each of which lasts `step`; the last one until `now`."""
     rows = [kind.values(p, _lasted(p, step=step, now=now)) for p in points]
     highest = max((sum(v or 0 for v in row) if kind.bars else max(v or 0 for v in row) for row in rows), default=0)
-    top = nice(highest)
+    scale = _scale(kind, rows, highest)
+    top = scale.top
     width = WIDTH / max(1, len(points))
     whole = rows[-2] if len(rows) > 1 else rows[-1]
     series = tuple(
@@ -123,7 +146,7 @@ def draw(kind: Kind, points: Sequence[Point], *, step: timedelta, now: datetime)
             name=name,
             tone=tone,
             latest=kind.write(whole[n]),
-            path="" if kind.bars else line([row[n] for row in rows], top=top),
+            path="" if kind.bars else line([row[n] for row in rows], scale=scale),
             bars=_bars(rows, n, top=top, width=width) if kind.bars else (),
         )
         for n, (name, tone) in enumerate(kind.names)
@@ -137,7 +160,9 @@ def draw(kind: Kind, points: Sequence[Point], *, step: timedelta, now: datetime)
             for n, (point, row) in enumerate(zip(points, rows, strict=True))
         ),
         x_ticks=_x_ticks(points),
-        y_ticks=tuple(Tick(at=round(100 * (1 - share), 1), label=kind.write(top * share)) for share in (1.0, 0.5, 0.0)),
+        y_ticks=tuple(
+            Tick(at=round(100 * (1 - share), 1), label=kind.write(scale.value(share))) for share in (1.0, 0.5, 0.0)
+        ),
         empty=highest <= 0,
         summary=_summary(kind, series, highest),
     )
@@ -156,18 +181,22 @@ def nice(highest: float) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= highest * (1 - 1e-9))
 
 
-def _y(value: float, top: float) -> float:
-    return round(_TOP + (HEIGHT - _TOP) * (1 - value / top), 2)
+def _scale(kind: Kind, rows: Sequence[Sequence[Value]], highest: float) -> Scale:
+    if not kind.logarithmic:
+        return Scale(top=nice(highest))
+    lowest = min((v for row in rows for v in row if v), default=1.0)
+    top, bottom = (10.0**e for e in (math.ceil(math.log10(highest or 1.0)), math.floor(math.log10(lowest))))
+    return Scale(top=max(top, bottom * 10), bottom=bottom)
 
 
-def line(values: Sequence[Value], *, top: float) -> str:
+def line(values: Sequence[Value], *, scale: Scale) -> str:
     """Return an SVG path through the middles of the steps; where there is no value, it is interrupted."""
     width, parts, pen = WIDTH / max(1, len(values)), [], "M"
     for n, value in enumerate(values):
         if value is None:
             pen = "M"
             continue
-        x, y = round((n + 0.5) * width, 2), _y(value, top)
+        x, y = round((n + 0.5) * width, 2), round(_TOP + (HEIGHT - _TOP) * (1 - scale.share(value)), 2)
         alone = pen == "M" and (n + 1 == len(values) or values[n + 1] is None)
         parts.append(f"{pen}{x} {y}" + ("h0.1" if alone else ""))
         pen = "L"

@@ -91,6 +91,7 @@ def _models(board: Board) -> Iterator[Problem]:
             seen.add(row.model.slug)
             yield from _model(row)
         yield from _service(row)
+    yield from _late(board)
 
 
 def _without_endpoints(board: Board) -> Iterator[Problem]:
@@ -104,6 +105,26 @@ def _without_endpoints(board: Board) -> Iterator[Problem]:
             detail=f"Their live calls are refused, their queued work waits: {', '.join(slugs)}.",
             actions=(Action(label="Models", url=reverse("admin:integrations_modelconfig_changelist")),),
         )
+
+
+def _late(board: Board) -> Iterator[Problem]:
+    """All of them in one, the oldest first: where workers are missing, every model is late."""
+    waited = {row.model.slug: row.queue.oldest_seconds or 0 for row in board.rows if row.queue and _is_late(row)}
+    if waited:
+        oldest = sorted(waited.items(), key=lambda item: -item[1])
+        yield Problem(
+            key="late",
+            tone="warn",
+            title=f"The oldest waiting text is {duration(oldest[0][1])} old",
+            detail=f"Workers do not keep up with {', '.join(f'{slug} ({duration(age)})' for slug, age in oldest)}.",
+            actions=(Action(label="Batches", url=reverse("admin:batches_batchjob_changelist")),),
+        )
+
+
+def _is_late(row: Row) -> bool:
+    oldest = row.queue.oldest_seconds if row.queue else None
+    interval = row.model.queue_assignment.processing_interval if row.model.queue_assignment else 0
+    return oldest is not None and oldest > max(60.0, LATE * interval) and row.state not in ("drained", "disabled")
 
 
 def _model(row: Row) -> Iterator[Problem]:
@@ -152,13 +173,4 @@ def _service(row: Row) -> Iterator[Problem]:
             title=f"{slug}: only {percent(row.success)} of {row.pattern} calls succeed",
             detail=f"{row.requests:,} requests in the last 5 minutes.",
             actions=(Action(label="See the failed calls", url=f"{calls}?{query}"),),
-        )
-    interval = row.model.queue_assignment.processing_interval if row.model.queue_assignment else 0
-    oldest = row.queue.oldest_seconds if row.queue else None
-    if oldest is not None and oldest > max(60.0, LATE * interval):
-        yield Problem(
-            key=f"late-{slug}-{row.pattern}",
-            tone="warn",
-            title=f"{slug}: the oldest waiting text is {duration(oldest)} old",
-            detail=f"They are released after {duration(interval)} at the latest; workers do not keep up.",
         )

@@ -136,7 +136,64 @@
     if (form.method === "post" && !["login-form", "logout-form"].includes(form.id)) keep(form);
   });
 
+  // --- Keyboard and screen reader: what Unfold lets only a mouse reach ------------------------------------------------
+
+  const CALLED = {
+    dock_to_right: "Show or hide the sidebar",
+    close: "Close the sidebar",
+    "changelist-filter-close": "Close the filters",
+    castle: "Dashboard",
+    search: "Search",
+    more_vert: "Actions",
+    more_horiz: "Actions",
+  };
+
+  // A control that shows nothing but a symbol gets its name; the symbol's own letters are nothing to read out. The one
+  // whose symbol is filled in later chooses the theme.
+  const nameOfSymbol = (icon) => {
+    const control = icon.closest("a, button, [x-on\\:click]");
+    if (!control) return;
+    const others = [...control.querySelectorAll(".material-symbols-outlined")].map((one) => one.textContent);
+    const text = others.reduce((left, one) => left.replace(one, ""), control.textContent).trim();
+    const word = icon.textContent.trim();
+    if ((!text || control === icon) && !control.hasAttribute("aria-label")) {
+      control.setAttribute("aria-label", CALLED[word] ?? (word.replaceAll("_", " ") || "Theme"));
+    }
+  };
+
+  const reachable = (root) => {
+    for (const icon of root.querySelectorAll(".material-symbols-outlined")) {
+      nameOfSymbol(icon);
+      if (!icon.hasAttribute("x-on:click")) icon.setAttribute("aria-hidden", "true");
+    }
+    for (const element of root.querySelectorAll("[x-on\\:click]:not(a[href], button, input, select, label, tr)")) {
+      element.tabIndex = 0;
+      element.setAttribute("role", "button");
+      if (element.id in CALLED) element.setAttribute("aria-label", CALLED[element.id]);
+      element.addEventListener("keydown", (event) => {
+        if (event.target !== element || (event.key !== "Enter" && event.key !== " ")) return;
+        event.preventDefault();
+        element.click();
+      });
+    }
+  };
+
+  const landmarks = () => {
+    const main = document.getElementById("main") ?? document.getElementById("page");
+    if (!main) return;
+    main.setAttribute("role", "main");
+    if (!document.getElementById("content")) return;
+    const skip = document.createElement("a");
+    skip.className = "c-skip";
+    skip.href = "#content";
+    skip.textContent = "Skip to the content";
+    document.body.prepend(skip);
+    document.getElementById("content").tabIndex = -1;
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
+    reachable(document.body);
+    landmarks();
     if (zoneIsNew) rewriteTimes();
     for (const element of document.querySelectorAll("[data-zone]")) element.textContent = zone;
     const live = document.querySelector("[data-live]");
