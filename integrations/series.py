@@ -35,7 +35,7 @@ _COUNTS: Final = """
     FROM integrations_callstats
     WHERE width = 'minute' AND bucket >= %(since)s AND kind = 'call'
     GROUP BY 1, 2
-"""  # nosec B608 # made of constants
+"""
 # By itself: adding up the histograms of all modes takes twice as long (measured: 400 ms for a day instead of 183 ms).
 _LIVE: Final = f"""
     SELECT floor(extract(epoch FROM bucket) / %(step)s)::bigint * %(step)s, {summed_histogram()}
