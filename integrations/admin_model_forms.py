@@ -63,15 +63,18 @@ class ProbeButton(forms.Widget):
     def render(self, name: str, value: Any, attrs: Mapping[str, Any] | None = None, renderer: Any = None) -> SafeString:
         """Return the button and the place where the answer goes."""
         return format_html(
-            '<span class="row-probe"><button type="button" id="{}" name="{}" value="now" class="c-button" '
+            '<span class="row-probe"><button type="button" name="{}" value="now" class="c-button" '
             'hx-post="{}" hx-target="next .probe-answer" hx-disabled-elt="this" hx-indicator="closest .row-probe">'
             "Probe now</button>"
             '<span class="probe-waits" aria-hidden="true">asking…</span>'
             '<span class="probe-answer" role="status"></span></span>',
-            (attrs or {}).get("id", name),
             name,
             reverse("admin:integrations_modelconfig_probe"),
         )
+
+    def id_for_label(self, id_: str) -> str:
+        """The button says itself what it does: the label must not rename it for a screen reader."""
+        return ""
 
     def use_required_attribute(self, initial: Any) -> bool:
         """A button holds nothing."""

@@ -20,7 +20,7 @@ from django.db import connections
 
 from citadel.quickstart import embedded
 
-pytest_plugins = ("tests.fixtures_records", "tests.processes")
+pytest_plugins = ("tests.fixtures_records", "tests.processes", "tests.operators")
 
 PG_URL = os.environ.get("TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")

@@ -37,6 +37,8 @@ from tests.running import QUICK, ROOT, WEB, Process, answers, free_port, takes_c
 from tests.servers import Servers
 from tests.upstreams import Upstream
 
+SECRET_KEY = "only-for-tests"
+
 
 class Stack:
     """Starts Citadel's processes on one database and one Redis database."""
@@ -50,7 +52,7 @@ class Stack:
 
     def env(self, **changes: str) -> dict[str, str]:
         """The environment of its processes."""
-        own = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "SECRET_KEY": "only-for-tests"}
+        own = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url, "SECRET_KEY": SECRET_KEY}
         state = {"CITADEL_STATE_DIR": str(self.folder), "DJANGO_SETTINGS_MODULE": "citadel.settings"}
         return {**os.environ, **QUICK, **own, **state, **self.common, **changes}
 

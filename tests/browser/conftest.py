@@ -11,6 +11,7 @@ from django.contrib.auth.models import Group, User
 from django.db import connection
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.operators import Staff
 from tests.processes import Stack
 
 CHROMIUM = "/usr/bin/chromium"
@@ -25,6 +26,7 @@ QUIET = [
     "--disable-sync",
 ]
 UNSAFE = "DJANGO_ALLOW_ASYNC_UNSAFE"
+PATIENCE_MS = 30_000
 expect.set_options(timeout=20_000)  # a busy machine is slow, and what is waited for comes by itself
 
 PASSWORD = "correct horse battery"
@@ -109,3 +111,34 @@ def sit(browser: Browser, users: None) -> Iterator[Sit]:
 
         yield seat
         assert [complaint for one in seated for complaint in one.complaints] == []
+
+
+class Console:
+    """The console of one web process; each operator has a browser profile of their own."""
+
+    def __init__(self, browser: Browser, stack: Stack, staff: Staff) -> None:
+        self.browser, self.staff = browser, staff
+        # Only this test may be so careless as to use the ORM beside an event loop.
+        self.process, self.url = stack.web(DJANGO_ALLOW_ASYNC_UNSAFE="")
+        # What a page complained about; the test fails if there is anything.
+        self.complaints: list[str] = []
+
+    def page(self, name: str, role: str = "", *, width: int = 1280, dark: bool = False) -> Page:
+        """Return an empty page of this operator, logged in: a superuser, or with a role."""
+        scheme = "dark" if dark else "light"
+        context = self.browser.new_context(
+            base_url=self.url, viewport={"width": width, "height": 900}, color_scheme=scheme
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        context.add_cookies([{"name": "sessionid", "value": self.staff.session(name, role), "url": self.url}])
+        page = context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(f"{page.url}: {error}"))
+        return page
+
+
+@pytest.fixture
+def console(browser: Browser, stack: Stack, staff: Staff) -> Iterator[Console]:
+    """The console of a web process on the stack's database."""
+    opened = Console(browser, stack, staff)
+    yield opened
+    assert opened.complaints == []
