@@ -1,6 +1,7 @@
 """Batches in the admin: a list to find them in, a page for each, and what an operator may do with one or with many."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from django import forms
@@ -19,9 +20,10 @@ from django.utils.translation import ngettext
 from batches import lifecycle, progress, results
 from batches.admin_filters import LISTED, AgeFilter, BoundedPaginator, ClientFilter, ModelFilter
 from batches.models import BatchJob
-from integrations.admin_base import ReadOnlyAdmin, actor, ask, ask_about, page_url, time_column
+from integrations.admin_base import ReadOnlyAdmin, actor, ask, ask_about, page_url
 from integrations.admin_chips import chip_html
 from integrations.errors import CitadelError
+from integrations.templatetags.console import ago
 
 # An action takes a transaction for each batch: so many at once, within what a proxy waits.
 AT_ONCE: Final = 1000
@@ -45,8 +47,38 @@ class SureForm(forms.Form):
     """Nothing but whether."""
 
 
-# What is done to one batch: its id, who does it, what was asked.
-Operation = Callable[[str, str, Mapping[str, Any]], object]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed:
+    """What an operator does to batches: `operation` takes an id, who does it and what the form says."""
+
+    title: str
+    says: str
+    done: str
+    form_class: type[forms.Form]
+    operation: Callable[[str, str, Mapping[str, Any]], object]
+
+
+CANCEL: Final = Deed(
+    title="Cancel",
+    says="What is finished stays readable. A cancelled batch stays cancelled.",
+    done="cancelled",
+    form_class=SureForm,
+    operation=lambda batch_id, who, data: lifecycle.cancel(batch_id, actor=who),
+)
+RETRY: Final = Deed(
+    title="Retry the texts without a vector",
+    says="They are queued again, released at once; the vectors that are there stay.",
+    done="queued again",
+    form_class=SureForm,
+    operation=lambda batch_id, who, data: lifecycle.retry(batch_id, actor=who),
+)
+PRIORITY: Final = Deed(
+    title="Set priority",
+    says="Batches of one model that wait are taken by priority, then by age.",
+    done="moved",
+    form_class=PriorityForm,
+    operation=lambda batch_id, who, data: lifecycle.set_priority(batch_id, data["priority"], actor=who),
+)
 
 
 def state_chip(job: BatchJob) -> SafeString:
@@ -65,7 +97,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
         "shown_state",
         "shown_progress",
         "priority",
-        time_column("submitted_at"),
+        "age",
     )
     list_filter = ("state", ModelFilter, AgeFilter, ClientFilter)
     list_per_page = 50
@@ -101,7 +133,12 @@ class BatchJobAdmin(ReadOnlyAdmin):
     @admin.display(description="model, client", ordering="model")
     def shown_model(self, job: BatchJob) -> SafeString:
         """For which model, and whose it is."""
-        return format_html('{}<br><span class="c-quiet">{}</span>', job.model, job.client or "without a key")
+        return format_html('{}<br><span class="c-quiet">{}</span>', job.model, job.client or "no key")
+
+    @admin.display(description="submitted", ordering="submitted_at")
+    def age(self, job: BatchJob) -> str:
+        """How long ago it came; hovering shows exactly when."""
+        return ago(job.submitted_at)
 
     @admin.display(description="state", ordering="state")
     def shown_state(self, job: BatchJob) -> SafeString:
@@ -112,7 +149,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
     def shown_progress(self, job: BatchJob) -> SafeString:
         """Texts with an outcome, of all, as a bar and in figures."""
         done = job.completed + job.failed
-        failed = format_html(' <span class="c-text-bad">{} failed</span>', f"{job.failed:,}") if job.failed else ""
+        failed = format_html('<br><span class="c-text-bad">{} failed</span>', f"{job.failed:,}") if job.failed else ""
         bar = '<span class="batch-progress"><progress class="c-bar" max="{}" value="{}" aria-label="{}"></progress>'
         label = f"{done:,} of {job.total:,} texts"
         return format_html(
@@ -126,33 +163,23 @@ class BatchJobAdmin(ReadOnlyAdmin):
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: "QuerySet[BatchJob]") -> HttpResponse | None:
         """End active batches, after asking; what is finished stays."""
-        return self._ask_many(request, rows, _cancel, form_class=SureForm, title="Cancel", done="cancelled")
+        return self._ask_many(request, rows, CANCEL)
 
     @admin.action(description="Retry the texts without a vector", permissions=["operate"])
     def retry(self, request: HttpRequest, rows: "QuerySet[BatchJob]") -> HttpResponse | None:
         """Queue again what failed or expired, after asking."""
-        title = "Retry the texts without a vector"
-        return self._ask_many(request, rows, _retry, form_class=SureForm, title=title, done="queued again")
+        return self._ask_many(request, rows, RETRY)
 
     @admin.action(description="Set priority", permissions=["operate"])
     def set_priority(self, request: HttpRequest, rows: "QuerySet[BatchJob]") -> HttpResponse | None:
         """Let batches go before or after the others, after asking for the priority."""
-        return self._ask_many(request, rows, _priority, form_class=PriorityForm, title="Set priority", done="moved")
+        return self._ask_many(request, rows, PRIORITY)
 
-    def _ask_many(
-        self,
-        request: HttpRequest,
-        rows: "QuerySet[BatchJob]",
-        operation: Operation,
-        *,
-        form_class: type[forms.Form],
-        title: str,
-        done: str,
-    ) -> HttpResponse | None:
+    def _ask_many(self, request: HttpRequest, rows: "QuerySet[BatchJob]", deed: Deed) -> HttpResponse | None:
         def act(data: Mapping[str, Any]) -> None:
-            _each(request, rows, lambda batch_id: operation(batch_id, actor(request), data), done=done)
+            _each(request, rows, lambda batch_id: deed.operation(batch_id, actor(request), data), done=deed.done)
 
-        return ask(self, request, rows, form_class=form_class, title=title, act=act)
+        return ask(self, request, rows, form_class=deed.form_class, title=deed.title, says=deed.says, act=act)
 
     # --- one batch ---
 
@@ -218,48 +245,28 @@ class BatchJobAdmin(ReadOnlyAdmin):
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """End it, after asking."""
-        return self._ask_one(request, pk, _cancel, form_class=SureForm, title="Cancel this batch")
+        return self._ask_one(request, pk, CANCEL)
 
     def retry_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Queue again its texts without a vector, after asking."""
-        return self._ask_one(request, pk, _retry, form_class=SureForm, title="Retry the texts without a vector")
+        return self._ask_one(request, pk, RETRY)
 
     def priority_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Let it go before or after the others."""
-        return self._ask_one(request, pk, _priority, form_class=PriorityForm, title="Change the priority")
+        return self._ask_one(request, pk, PRIORITY)
 
-    def _ask_one(
-        self,
-        request: HttpRequest,
-        pk: int,
-        operation: Operation,
-        *,
-        form_class: type[forms.Form],
-        title: str,
-    ) -> HttpResponse:
+    def _ask_one(self, request: HttpRequest, pk: int, deed: Deed) -> HttpResponse:
         job = self._find(request, pk)
         if not self.has_operate_permission(request):
             raise PermissionDenied
 
         def act(data: Mapping[str, Any]) -> None:
             try:
-                operation(job.batch_id, actor(request), data)
+                deed.operation(job.batch_id, actor(request), data)
             except CitadelError as error:
                 raise ValidationError(error.detail) from error
 
-        return ask_about(self, request, job, form_class=form_class, title=title, act=act)
-
-
-def _cancel(batch_id: str, who: str, data: Mapping[str, Any]) -> object:
-    return lifecycle.cancel(batch_id, actor=who)
-
-
-def _retry(batch_id: str, who: str, data: Mapping[str, Any]) -> object:
-    return lifecycle.retry(batch_id, actor=who)
-
-
-def _priority(batch_id: str, who: str, data: Mapping[str, Any]) -> object:
-    return lifecycle.set_priority(batch_id, data["priority"], actor=who)
+        return ask_about(self, request, job, form_class=deed.form_class, title=deed.title, says=deed.says, act=act)
 
 
 def _each(request: HttpRequest, rows: "QuerySet[BatchJob]", act: Callable[[str], object], *, done: str) -> None:

@@ -8,16 +8,23 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
+from django.db.models import ManyToManyField
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin as UnfoldAdmin
     from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+    from django.forms import CheckboxSelectMultiple as Boxes
 else:
     from unfold.admin import ModelAdmin as UnfoldAdmin
     from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+    from unfold.widgets import UnfoldAdminCheckboxSelectMultiple as Boxes
 
 admin.site.unregister(User)
 admin.site.unregister(Group)
+
+
+# Groups and permissions as boxes: Django's two lists with a filter are not for screen readers.
+_BOXES: Any = {ManyToManyField: {"widget": Boxes}}
 
 
 @admin.register(User)
@@ -25,6 +32,8 @@ class OperatorUserAdmin(UserAdmin, UnfoldAdmin):  # type: ignore[type-arg]  # Un
     """Operators."""
 
     form = UserChangeForm
+    filter_horizontal = ()
+    formfield_overrides = _BOXES
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     list_display = ("username", "roles", "is_active", "is_staff", "is_superuser", "last_login")
@@ -50,3 +59,6 @@ class OperatorUserAdmin(UserAdmin, UnfoldAdmin):  # type: ignore[type-arg]  # Un
 @admin.register(Group)
 class RoleAdmin(GroupAdmin, UnfoldAdmin):  # type: ignore[type-arg]  # as above
     """Roles: viewer, operator, administrator, and what an installation adds."""
+
+    filter_horizontal = ()
+    formfield_overrides = _BOXES

@@ -174,11 +174,12 @@ def ask(
     *,
     form_class: type[forms.Form],
     title: str,
+    says: str = "",
     act: Callable[[Mapping[str, Any]], None],
 ) -> HttpResponse | None:
     """The second step of an action: show `form_class` for the chosen rows; once it is sent and valid, `act` on it.
 
-    Returns None when that is done, and Django then shows the list again.
+    `says` tells what it leads to. Returns None when that is done, and Django then shows the list again.
     """
     form = form_class(request.POST) if "apply" in request.POST else form_class()
     if form.is_bound and form.is_valid() and _acted(form, act):
@@ -188,7 +189,7 @@ def ask(
     chosen = request.POST.getlist(helpers.ACTION_CHECKBOX_NAME)
     hidden = [("action", request.POST.get("action", "")), ("select_across", across), ("index", "0")]
     hidden += [(helpers.ACTION_CHECKBOX_NAME, pk) for pk in chosen]
-    return _asked(page, request, rows, form=form, title=title, hidden=hidden)
+    return _asked(page, request, rows, form=form, title=title, says=says, hidden=hidden)
 
 
 def ask_about(
@@ -198,6 +199,7 @@ def ask_about(
     *,
     form_class: type[forms.Form],
     title: str,
+    says: str = "",
     act: Callable[[Mapping[str, Any]], None],
 ) -> HttpResponse:
     """Ask `form_class` about one row; once it is sent and valid, `act` on it and go back to the row's page."""
@@ -206,7 +208,7 @@ def ask_about(
     if form.is_bound and form.is_valid() and _acted(form, act):
         messages.success(request, f"{title}: {row}.")
         return HttpResponseRedirect(back)
-    return _asked(page, request, [row], form=form, title=title, back=back)
+    return _asked(page, request, [row], form=form, title=title, says=says, back=back)
 
 
 def page_url(page: "admin.ModelAdmin[Any]", name: str, *args: Any) -> str:
@@ -227,12 +229,14 @@ def _asked(
     *,
     form: forms.Form,
     title: str,
+    says: str,
     hidden: Sequence[tuple[str, str]] = (),
     back: str = "",
 ) -> HttpResponse:
     context = {
         **page.admin_site.each_context(request),
         "title": title,
+        "says": says,
         "opts": page.opts,
         "rows": rows[:SHOWN],
         "more": max(0, (len(rows) if isinstance(rows, list) else rows.count()) - SHOWN),

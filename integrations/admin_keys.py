@@ -23,6 +23,7 @@ from integrations.models import ApiKey
 from integrations.values import hash_key
 
 _KNOWN: Any = ("prefix", "may", "state", time_column("created_at"), time_column("expires_at"))
+REVOKED = "It is refused from now on, for good; its row stays."
 _TONES = {"valid": "good", "revoked": "off", "expired": "warn"}
 
 
@@ -84,6 +85,8 @@ class ApiKeyAdmin(OperatorAdmin):
         obj: Any = None,
     ) -> Any:
         """Show a key with the way to revoke it, for those who may."""
+        # One button: the answer to each of them is the page that shows the key.
+        context.update(show_save_and_add_another=False, show_save_and_continue=False)
         context["may_revoke"] = obj is not None and obj.enabled and self.has_revoke_permission(request)
         return super().render_change_form(request, context, add, change, form_url, obj)
 
@@ -108,14 +111,16 @@ class ApiKeyAdmin(OperatorAdmin):
     def revoke(self, request: HttpRequest, rows: "QuerySet[ApiKey]") -> HttpResponse | None:
         """Make the chosen keys worthless, after asking."""
         act = partial(_revoke, request, [row.pk for row in rows])
-        return ask(self, request, rows, form_class=OptionalReasonForm, title="Revoke keys", act=act)
+        return ask(self, request, rows, form_class=OptionalReasonForm, title="Revoke keys", says=REVOKED, act=act)
 
     def revoke_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Make one key worthless, after asking."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         key, act = get_object_or_404(ApiKey, pk=pk), partial(_revoke, request, [pk])
-        return ask_about(self, request, key, form_class=OptionalReasonForm, title="Revoke this key", act=act)
+        return ask_about(
+            self, request, key, form_class=OptionalReasonForm, title="Revoke this key", says=REVOKED, act=act
+        )
 
 
 def _revoke(request: HttpRequest, key_ids: list[int], data: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, Q, QuerySet
@@ -35,6 +34,9 @@ from integrations.breaker_machine import BreakerView
 from integrations.configuration import compose
 from integrations.differences import differences, seal
 from integrations.models import AuditEntry, Endpoint, ModelConfig, PatternAssignment
+
+DRAINED = "Live calls are refused with Retry-After, and queued work waits, until somebody ends the maintenance."
+UNDRAINED = "Live calls are answered again, and queued work goes on."
 
 
 class EndpointInline(UnfoldStacked):
@@ -76,14 +78,14 @@ class AssignmentInline(UnfoldStacked):
 def drain(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Refuse live calls and hold queued work of the chosen models, after asking why."""
     act = partial(_each_model, request, rows, operations.drain_model)
-    return ask(page, request, rows, form_class=ReasonForm, title="Drain for maintenance", act=act)
+    return ask(page, request, rows, form_class=ReasonForm, title="Drain for maintenance", says=DRAINED, act=act)
 
 
 @admin.action(description="End maintenance", permissions=["drain"])
 def undrain(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
     """Let the chosen models work again."""
     act = partial(_each_model, request, rows, operations.undrain_model)
-    return ask(page, request, rows, form_class=OptionalReasonForm, title="End maintenance", act=act)
+    return ask(page, request, rows, form_class=OptionalReasonForm, title="End maintenance", says=UNDRAINED, act=act)
 
 
 def _each_model(
@@ -218,22 +220,21 @@ class ModelConfigAdmin(OperatorAdmin):
 
     def drain_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Drain this model, after asking why."""
-        return self._ask_to(request, pk, operations.drain_model, form_class=ReasonForm, title="Drain for maintenance")
+        ask_it = partial(ask_about, form_class=ReasonForm, title="Drain for maintenance", says=DRAINED)
+        return self._asked(request, pk, operations.drain_model, ask_it)
 
     def undrain_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Let this model work again."""
-        return self._ask_to(
-            request, pk, operations.undrain_model, form_class=OptionalReasonForm, title="End maintenance"
-        )
+        ask_it = partial(ask_about, form_class=OptionalReasonForm, title="End maintenance", says=UNDRAINED)
+        return self._asked(request, pk, operations.undrain_model, ask_it)
 
-    def _ask_to(
-        self, request: HttpRequest, pk: int, operation: Callable[..., None], *, form_class: type[forms.Form], title: str
+    def _asked(
+        self, request: HttpRequest, pk: int, operation: Callable[..., None], ask_it: Callable[..., HttpResponse]
     ) -> HttpResponse:
         if not self.has_drain_permission(request):
             raise PermissionDenied
         model = get_object_or_404(ModelConfig, pk=pk)
-        act = partial(_each_model, request, [model], operation)
-        return ask_about(self, request, model, form_class=form_class, title=title, act=act)
+        return ask_it(self, request, model, act=partial(_each_model, request, [model], operation))
 
     # --- writes ---
 

@@ -39,7 +39,7 @@ def test_a_batch_is_watched_cancelled_and_another_one_retried_from_its_page(cons
         expect(page.locator("#batch")).to_contain_text("left")
 
         page.get_by_role("link", name="Cancel", exact=True).click()
-        page.get_by_role("button", name="Cancel this batch").click()
+        page.get_by_role("button", name="Cancel", exact=True).click()
         expect(page.locator("#batch")).to_contain_text("cancelled")
         expect(page.get_by_role("link", name="Cancel", exact=True)).to_have_count(0)
         job.refresh_from_db()

@@ -109,7 +109,7 @@ def test_one_batch_shows_its_progress_chunks_and_failed_texts_page_by_page(opera
 def test_a_batch_is_acted_upon_from_its_page_in_two_steps(operator: Client) -> None:
     job = a_batch(total=2)
     chunk = a_chunk(job, number=0, first=0, texts=["a", "b"])
-    assert "Cancel this batch" in text(operator.get(of(job, "cancel")))
+    assert "stays cancelled" in text(operator.get(of(job, "cancel")))
     assert operator.post(of(job, "priority"), {"priority": "12"}).status_code == 200
     assert operator.post(of(job, "priority"), {"priority": "9"})["Location"] == of(job, "change")
     finish(chunk, failed=[0])
@@ -187,6 +187,9 @@ def test_every_page_of_django_rq_has_the_consoles_frame(operator: Client) -> Non
         assert 'class="rq"' in body, page
     job = operator.get("/admin/django_rq/dashboard/queues/1/batch_m_1/")
     assert 'class="deletelink"' in job.content.decode()
+    jobs = operator.get("/admin/django_rq/dashboard/queues/1/").content.decode()
+    assert 'aria-label="Choose batch_m_1"' in jobs
+    assert "action-toggle" not in jobs
 
 
 def test_who_may_only_look_gets_django_rqs_pages_without_its_tools(operator: Client) -> None:
