@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     from unfold.admin import ModelAdmin as UnfoldAdmin
     from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
-    from unfold.widgets import UnfoldAdminCheckboxSelectMultiple as Boxes
+    from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget as Boxes
 
 admin.site.unregister(User)
 admin.site.unregister(Group)

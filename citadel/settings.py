@@ -46,13 +46,17 @@ RQ_QUEUES: dict[str, dict[str, Any]] = {
     name: {
         "URL": REDIS_URL,
         "SERIALIZER": "rq.serializers.JSONSerializer",
-        "QUEUE_CLASS": "batches.queues.BatchQueue",
         "DEFAULT_TIMEOUT": 3600,
         "DEFAULT_RESULT_TTL": 0,
     }
     for name in ("batch_queue", "batch_helpers")
 }
-RQ: dict[str, Any] = {"COMMIT_MODE": "auto", "WORKER_CLASS": "batches.queues.BatchWorker"}
+RQ: dict[str, Any] = {
+    "COMMIT_MODE": "auto",
+    # Here, as django-rq's pages do not look for it at the single queue: they would show, and empty, other lists.
+    "QUEUE_CLASS": "batches.queues.BatchQueue",
+    "WORKER_CLASS": "batches.queues.BatchWorker",
+}
 
 # --- Settings of the patterns: defaults that an assignment may override in the admin --------------------------------
 

@@ -207,6 +207,12 @@ def test_who_may_only_look_gets_django_rqs_pages_without_its_tools(operator: Cli
     assert queues.lengths() == {"batch_queue": 1, "batch_helpers": 0}
 
 
+def test_an_operator_empties_the_very_list_that_workers_read(operator: Client) -> None:
+    queues.enqueue("batch_m_1")
+    assert operator.post("/admin/django_rq/dashboard/queues/1/empty/").status_code == 302
+    assert queues.lengths() == {"batch_queue": 0, "batch_helpers": 0}
+
+
 def test_every_template_of_django_rq_is_framed() -> None:
     theirs = Path(django_rq.__file__).parent / "templates/django_rq"
     names = [path.name for path in theirs.iterdir() if "{% extends" in path.read_text()]
