@@ -13,6 +13,7 @@ PATHS: Final = {
     "django_rq_home_json": "/admin/django_rq/dashboard/stats.json",
     "django_rq_metrics": "/admin/django_rq/dashboard/metrics",
     "app_list": "/admin/integrations/",
+    "integrations_auditentry_export": "/admin/integrations/auditentry/export/csv/",
 }
 
 GET: Final = {
@@ -72,7 +73,7 @@ GET: Final = {
         integrations_configversion_history integrations_configversion_change batches_batchjob_live
         batches_batchjob_download batches_batchjob_changelist batches_batchjob_history batches_batchjob_change
         batches_queue batches_queue_live batches_workerheartbeat_changelist batches_workerheartbeat_history
-        batches_workerheartbeat_change
+        batches_workerheartbeat_change integrations_auditentry_export
     """,
     "login login 403 403 200 200": """
         integrations_modelconfig_drain integrations_modelconfig_undrain batches_batchjob_cancel
@@ -143,7 +144,7 @@ POST: Final = {
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
-        breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
+        integrations_auditentry_export breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
         integrations_apikey_changelist integrations_apikey_history integrations_modelconfig_state
         integrations_modelconfig_changelist integrations_modelconfig_history
         integrations_patternassignment_changelist integrations_patternassignment_history

@@ -61,7 +61,9 @@ class Operator:
 
     def _heard(self, kind: str, text: str) -> None:
         # A request that fails as the test means it to is no complaint about the page.
-        if kind == "error" and not re.search("Failed to load resource|htmx:(response|send)Error|Response Status", text):
+        if kind == "error" and not re.search(
+            r"Failed to load resource|^htmx:\w+$|htmx:(response|send)Error|Response Status", text
+        ):
             self.complaints.append(text)
 
     def go(self, path: str) -> Page:
