@@ -144,7 +144,8 @@ POST: Final = {
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
-        integrations_auditentry_export breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
+        integrations_auditentry_export
+        breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
         integrations_apikey_changelist integrations_apikey_history integrations_modelconfig_state
         integrations_modelconfig_changelist integrations_modelconfig_history
         integrations_patternassignment_changelist integrations_patternassignment_history
