@@ -15,7 +15,7 @@ import redis
 from django.db import connection
 from pytest_django import Settings
 
-from batches import jobs, processing, queues, releasing, rescue, submission
+from batches import clock, jobs, processing, queues, releasing, rescue, submission
 from batches.models import BatchChunk, BatchJob, WorkerHeartbeat
 from batches.processing import Engine
 from batches.queues import Station
@@ -124,7 +124,7 @@ def test_a_large_batch_asks_as_many_helpers_as_it_has_work_for_and_there_are_wor
     assert names(redis_db, "batch_helpers") == []
     for number in range(5):
         WorkerHeartbeat.objects.create(
-            name=f"w{number}", kind="worker", host="h", pid=1, started_at="2026-01-01T00Z", seen_at="2099-01-01T00Z"
+            name=f"w{number}", kind="worker", host="h", pid=1, started_at=clock.now(), seen_at=clock.now()
         )
     jobs.work(batch_id)
     assert names(redis_db, "batch_helpers") == [f"{batch_id}-1".encode(), f"{batch_id}-2".encode()]
