@@ -1,6 +1,6 @@
 """Who is asking, and what may they do: API keys as the configuration snapshot knows them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,6 +9,7 @@ from django.conf import settings
 from integrations import snapshot
 from integrations.errors import NotAuthenticated, NotPermitted
 from integrations.patterns import Mode
+from integrations.values import Key
 
 # What a request needs once its pattern is chosen.
 SCOPE_OF_MODE: Final = {Mode.LIVE: "embed", Mode.QUEUED: "batch"}
@@ -20,6 +21,8 @@ class Client:
 
     name: str
     scopes: frozenset[str]
+    # The key itself, with its limits; None for somebody who showed none.
+    key: Key | None = field(default=None, compare=False)
 
 
 def identify(authorization: str | None, x_api_key: str | None) -> Client:
@@ -37,7 +40,7 @@ def identify(authorization: str | None, x_api_key: str | None) -> Client:
     known = snapshot.current().keys.get(snapshot.hash_key(key))
     if known is None or (known.expires_at is not None and known.expires_at <= datetime.now(UTC)):
         raise NotAuthenticated("This API key is unknown or has expired.")
-    return Client(name=known.client, scopes=known.scopes)
+    return Client(name=known.client, scopes=known.scopes, key=known)
 
 
 def require(client: Client, *scopes: str) -> None:
@@ -47,6 +50,17 @@ def require(client: Client, *scopes: str) -> None:
     if not client.name:
         raise NotAuthenticated
     raise NotPermitted(f"This API key lacks the scope {' or '.join(scopes)}.")
+
+
+def may_use(client: Client, model: str) -> bool:
+    """Whether the client's key is good for this model."""
+    return client.key is None or not client.key.models or model in client.key.models
+
+
+def require_model(client: Client, model: str) -> None:
+    """Do nothing if the client may use this model. Raises NotPermitted, whether there is such a model or not."""
+    if not may_use(client, model):
+        raise NotPermitted("This API key is not for this model.")
 
 
 def _bearer(authorization: str) -> str | None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from django import forms
 
-from integrations.models import ApiKey
+from integrations.models import ApiKey, ModelConfig
 
 if TYPE_CHECKING:
     from django.forms import CheckboxSelectMultiple as ScopesInput
@@ -30,7 +30,18 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
     """A new key: whose, and what for."""
 
     scopes = forms.MultipleChoiceField(choices=ApiKey.Scope.choices, widget=ScopesInput())
+    allowed_models = forms.ModelMultipleChoiceField(
+        queryset=ModelConfig.objects.order_by("slug"),
+        to_field_name="slug",
+        required=False,
+        widget=ScopesInput(),
+        help_text="Only these models. None chosen: all.",
+    )
 
     class Meta:
         model = ApiKey
-        fields = ("client", "scopes", "expires_at")
+        fields = ("client", "scopes", "allowed_models", *ApiKey.LIMITS, "expires_at")
+
+    def clean_allowed_models(self) -> list[str]:
+        """Their slugs."""
+        return [model.slug for model in self.cleaned_data["allowed_models"]]

@@ -61,7 +61,8 @@ class ApiKeyAdmin(OperatorAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
         """What is asked of a new key, what is known of an old one; its hash is nobody's business."""
-        return ("client", *_KNOWN) if obj else ("client", "scopes", "expires_at")
+        limits = ("allowed_models", *ApiKey.LIMITS)
+        return ("client", *_KNOWN, *limits) if obj else ("client", "scopes", *limits, "expires_at")
 
     @admin.display(description="scopes")
     def may(self, key: ApiKey) -> SafeString:
@@ -92,7 +93,14 @@ class ApiKeyAdmin(OperatorAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Make the key."""
-        obj.shown_once = operations.create_key(obj.client, obj.scopes, actor=actor(request), expires_at=obj.expires_at)
+        obj.shown_once = operations.create_key(
+            obj.client,
+            obj.scopes,
+            actor=actor(request),
+            expires_at=obj.expires_at,
+            models=obj.allowed_models,
+            **{name: getattr(obj, name) for name in ApiKey.LIMITS},
+        )
         row = ApiKey.objects.get(hash=hash_key(obj.shown_once))
         obj.pk, obj.prefix, obj.hash = row.pk, row.prefix, row.hash
 

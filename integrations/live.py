@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from integrations import access, breakers, gateway, logs, loop, process, snapshot, transport
+from integrations import access, breakers, gateway, limits, logs, loop, process, snapshot, transport
 from integrations.api.bodies import live_body
 from integrations.api.problems import body_for
 from integrations.embed_request import check_mode, parse_json
@@ -76,6 +76,7 @@ def prepare(body: bytes, *, slug: str, client: access.Client, request_id: str, i
 
     Raises ModelNotFound, ModelDisabled, InvalidRequest, PatternNotAssigned, PatternConflict, NotPermitted.
     """
+    access.require_model(client, slug)
     known = snapshot.current()
     model = known.model(slug)
     request = parse_json(body)
@@ -137,6 +138,7 @@ class LiveDoor:
         call = prepare(await body.read(), slug=slug, client=client, request_id=reply.request_id)
         if call.mode is not Mode.LIVE:
             return False
+        await limits.admit(client, len(call.request.texts))
         try:
             embeddings = await body.unless_gone(answer(call))
         except SERVERS_FAULT:
@@ -153,6 +155,7 @@ class LiveDoor:
         """Answer POST /v1/embeddings."""
         client = access.identify(headers.get(b"authorization"), headers.get(b"x-api-key"))
         asked, call = openai_requests.prepare(await body.read(), client=client, request_id=reply.request_id)
+        await limits.admit(client, len(call.request.texts))
         embeddings = await body.unless_gone(answer(call))
         if embeddings is not None:
             await reply.json(embeddings_body(asked, embeddings))

@@ -161,6 +161,8 @@ class ApiKey(models.Model):
         READ = "read", "read: status and metrics"
         OPERATE = "operate", "operate: drills"
 
+    LIMITS: ClassVar = ("requests_per_minute", "texts_per_minute", "texts_per_day")
+
     client = models.CharField(max_length=100, help_text="Who uses it; batches belong to this name.")
     prefix = models.CharField(max_length=12, unique=True, help_text="The first characters, to tell keys apart.")
     hash = models.CharField(max_length=64, unique=True)
@@ -168,6 +170,19 @@ class ApiKey(models.Model):
     enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
+    allowed_models = ArrayField(
+        models.CharField(max_length=64), default=list, blank=True, help_text="Only these models. None chosen: all."
+    )
+    # Each of the three: null is no limit.
+    requests_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Embedding requests. Empty: no limit."
+    )
+    texts_per_minute = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Texts of them. Empty: no limit."
+    )
+    texts_per_day = models.PositiveBigIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Texts a day (UTC). Empty: no limit."
+    )
 
     class Meta:
         ordering: ClassVar = ["client", "id"]

@@ -344,16 +344,33 @@ def sync(
 # --- Keys ------------------------------------------------------------------------------------------------------------
 
 
-def create_key(client: str, scopes: Collection[str], *, actor: str, expires_at: datetime | None = None) -> str:
-    """Make an API key and return it. It is shown now or never: only its SHA-256 is stored."""
+def create_key(
+    client: str,
+    scopes: Collection[str],
+    *,
+    actor: str,
+    expires_at: datetime | None = None,
+    models: Collection[str] = (),
+    requests_per_minute: int | None = None,
+    texts_per_minute: int | None = None,
+    texts_per_day: int | None = None,
+) -> str:
+    """Make an API key and return it. It is shown now or never: only its SHA-256 is stored.
+
+    models: the only ones it is for, all where empty. Of each limit None is no limit.
+    """
     if expires_at is not None and expires_at <= timezone.now():
         raise ValidationError({"expires_at": "This time has passed."})
     if not scopes:
         raise ValidationError({"scopes": "Choose at least one."})
     key = KEY_PREFIX + secrets.token_urlsafe(32)  # 256 bits, 43 characters
     row = ApiKey(client=client.strip(), prefix=key[:12], hash=hash_key(key), scopes=sorted(set(scopes)))
-    row.expires_at = expires_at
+    row.expires_at, row.allowed_models = expires_at, sorted(set(models))
+    row.requests_per_minute, row.texts_per_minute = requests_per_minute, texts_per_minute
+    row.texts_per_day = texts_per_day
     with write("create_key", actor=actor) as trail:
+        for slug in row.allowed_models:
+            _model(slug)
         row.full_clean()
         row.save()
         trail.target, trail.after = str(row), _key(row)
@@ -379,4 +396,6 @@ def _key(row: ApiKey) -> Mapping[str, Any]:
         "scopes": list(row.scopes),
         "enabled": row.enabled,
         "expires_at": row.expires_at.isoformat() if row.expires_at else None,
+        "models": list(row.allowed_models),
+        **{name: getattr(row, name) for name in ApiKey.LIMITS},
     }

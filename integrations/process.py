@@ -1,6 +1,6 @@
 """What every process that makes calls keeps running beside them: configuration, breakers, gauges, records."""
 
-from integrations import breakers, gateway, gauges, recorder, snapshot
+from integrations import breakers, gateway, gauges, limits, recorder, snapshot
 
 
 def start(*, keep_snapshot: bool = False) -> None:
@@ -16,6 +16,7 @@ def start(*, keep_snapshot: bool = False) -> None:
 def stop() -> None:
     """Stop all of it; what is still to be told or written goes out first."""
     snapshot.stop_watcher()
+    limits.stop()
     breakers.stop()
     gauges.stop()
     recorder.stop()

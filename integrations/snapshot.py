@@ -122,7 +122,16 @@ def _read() -> Snapshot:
 
 
 def _key(row: models.ApiKey) -> Key:
-    return Key(prefix=row.prefix, client=row.client, scopes=frozenset(row.scopes), expires_at=row.expires_at)
+    return Key(
+        prefix=row.prefix,
+        client=row.client,
+        scopes=frozenset(row.scopes),
+        expires_at=row.expires_at,
+        models=frozenset(row.allowed_models),
+        requests_per_minute=row.requests_per_minute,
+        texts_per_minute=row.texts_per_minute,
+        texts_per_day=row.texts_per_day,
+    )
 
 
 def _model(row: models.ModelConfig) -> Model:

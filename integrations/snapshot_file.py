@@ -66,6 +66,10 @@ def _key_from(data: dict[str, Any]) -> Key:
         client=data["client"],
         scopes=frozenset(data["scopes"]),
         expires_at=_time(data["expires_at"]),
+        models=frozenset(data["models"]),
+        requests_per_minute=data["requests_per_minute"],
+        texts_per_minute=data["texts_per_minute"],
+        texts_per_day=data["texts_per_day"],
     )
 
 

@@ -97,6 +97,10 @@ class Key:
     client: str
     scopes: frozenset[str]
     expires_at: datetime | None
+    models: frozenset[str] = frozenset()  # empty: all
+    requests_per_minute: int | None = None
+    texts_per_minute: int | None = None
+    texts_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from integrations import embed_request, live, logs, patterns, snapshot
-from integrations.access import SCOPE_OF_MODE, Client, require
+from integrations import embed_request, limits, live, logs, patterns, snapshot
+from integrations.access import SCOPE_OF_MODE, Client, require, require_model
 from integrations.api import schema
 from integrations.api.authentication import Scopes, client_of
 from integrations.api.bodies import live_body, queued_body
@@ -78,6 +78,8 @@ class EmbedView(APIView):
             idempotency_key=_idempotency_key(http),
         )
         may_queue = "batch" in client.scopes
+        if not _live_failed(http):  # the door has counted what it tried
+            limits.admit_now(client, len(call.request.texts))
         if _live_failed(http) and call.assignment.pattern == Pattern.HYBRID and may_queue:
             call = replace(call, mode=Mode.QUEUED)
         pattern = Pattern(call.assignment.pattern)
@@ -90,6 +92,7 @@ class EmbedView(APIView):
         if self.lines_handler is None:
             raise UnsupportedMediaType("Send application/json.")
         require(client, SCOPE_OF_MODE[Mode.QUEUED])
+        require_model(client, slug)
         model = snapshot.current().serving(slug, live=False)
         parsed = embed_request.parse_lines_params(http.META.get("QUERY_STRING", ""))
         try:
@@ -108,7 +111,8 @@ class EmbedView(APIView):
             received_at=datetime.now(UTC),
             idempotency_key=_idempotency_key(http),
         )
-        return _answer(call, self.lines_handler(call, _read_lines(http)))
+        limits.admit_now(client, 0)
+        return _answer(call, self.lines_handler(call, limits.metered(client, _read_lines(http))))
 
 
 def _idempotency_key(http: HttpRequest) -> str:

@@ -72,6 +72,7 @@ def prepare(body: bytes, *, client: access.Client, request_id: str) -> tuple[Ask
     """
     access.require(client, access.SCOPE_OF_MODE[Mode.LIVE])
     asked = parse(body)
+    access.require_model(client, asked.model)
     model = snapshot.current().serving(asked.model, live=True)
     call = EmbedCall(
         request_id=request_id,

@@ -6,7 +6,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from integrations import live, logs, snapshot
+from integrations import limits, live, logs, snapshot
+from integrations.access import may_use, require_model
 from integrations.api.authentication import client_of
 from integrations.api.views import AnyAccept
 from integrations.errors import RequestTooLarge, UnsupportedMediaType
@@ -28,7 +29,9 @@ class EmbeddingsView(APIView):
         body = http.read(settings.MAX_JSON_BODY_BYTES + 1)
         if len(body) > settings.MAX_JSON_BODY_BYTES:
             raise RequestTooLarge(f"At most {settings.MAX_JSON_BODY_BYTES} bytes.")
-        asked, call = requests.prepare(body, client=client_of(request), request_id=logs.request_id.get())
+        client = client_of(request)
+        asked, call = requests.prepare(body, client=client, request_id=logs.request_id.get())
+        limits.admit_now(client, len(call.request.texts))
         return HttpResponse(bodies.embeddings_body(asked, live.real_time(call)), content_type="application/json")
 
 
@@ -41,7 +44,8 @@ class ModelsView(APIView):
     @schema.models
     def get(self, request: Request) -> Response:
         """Answer all of them, in the configuration's order."""
-        known = snapshot.current().models.values()
+        client = client_of(request)
+        known = [model for model in snapshot.current().models.values() if may_use(client, model.slug)]
         return Response({"object": "list", "data": [bodies.model_body(model) for model in known]})
 
 
@@ -54,4 +58,5 @@ class ModelView(APIView):
     @schema.model
     def get(self, request: Request, model: str) -> Response:
         """Answer it."""
+        require_model(client_of(request), model)
         return Response(bodies.model_body(snapshot.current().model(model)))
