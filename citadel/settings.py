@@ -8,6 +8,7 @@ from typing import Any
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from citadel import production
 from citadel.console.navigation import NAVIGATION
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -17,8 +18,13 @@ env.read_env(BASE_DIR / ".env")
 # --- The process ---------------------------------------------------------------------------------------------------
 
 DEBUG: bool = env.bool("DEBUG", default=False)
+# Behind TLS set CITADEL_HTTPS=true; the bundled nginx sample sends X-Forwarded-Proto.
+HTTPS: bool = env.bool("CITADEL_HTTPS", default=False)
+PRODUCTION: bool = HTTPS or env.str("CITADEL_ENV", default="") == "production"
 # Without a key each start makes its own: sessions then end with the process, and two web processes do not share them.
 SECRET_KEY: str = env.str("SECRET_KEY", default="") or secrets.token_urlsafe(50)
+if PRODUCTION:
+    production.refuse_unsafe(secret_key=env.str("SECRET_KEY", default=""), debug=DEBUG)
 ALLOWED_HOSTS: list[str] = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 TIME_ZONE: str = env.str("TIME_ZONE", default="UTC")
@@ -230,6 +236,7 @@ UNFOLD: dict[str, Any] = {
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": f"{STATIC_URL}citadel/icon.svg"}],
     "SHOW_HISTORY": False,  # the audit trail is the history, of every way in
     "SHOW_BACK_BUTTON": False,
+    "LOGIN": {"form": "citadel.log_in.LogInForm"},
     "STYLES": [f"{STATIC_URL}citadel/console.css"],
     "SCRIPTS": [f"{STATIC_URL}citadel/idiomorph-ext.min.js", f"{STATIC_URL}citadel/console.js"],
     "DASHBOARD_CALLBACK": "citadel.console.dashboard.context",
@@ -276,8 +283,8 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "citadel.console.middleware.csrf_failure"
-# Behind TLS set CITADEL_HTTPS=true; the bundled nginx sample sends X-Forwarded-Proto.
-HTTPS: bool = env.bool("CITADEL_HTTPS", default=False)
+# Proxies in front that add to X-Forwarded-For; 0 believes nobody but the peer.
+PROXIES: int = env.int("CITADEL_PROXIES", default=int(HTTPS))
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True

@@ -175,7 +175,7 @@ def _empty_tables() -> None:
         )
         cursor.execute("SET LOCAL session_replication_role = replica")  # no foreign keys, in any order
         for table in connection.introspection.django_table_names(only_existing=True):
-            if table.startswith(("integrations_", "batches_")):
+            if table.startswith(("integrations_", "batches_", "citadel_")):
                 cursor.execute(f'DELETE FROM "{table}"')
 
 
