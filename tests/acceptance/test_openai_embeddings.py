@@ -19,7 +19,8 @@ from integrations import snapshot
 from integrations.models import CallRecord, ModelConfig
 from tests.made_api import serve
 from tests.made_openai import Clients, a_key, clients
-from tests.processes import Stack, _answers, _free_port, wait_until
+from tests.processes import Stack, wait_until
+from tests.running import answers, free_port
 from tests.upstreams import Upstream, vector_of
 
 
@@ -71,10 +72,10 @@ def either(request: pytest.FixtureRequest, stack: Stack, models: tuple[Upstream,
 
 
 def without_the_door(stack: Stack) -> str:
-    port = _free_port()
+    port = free_port()
     stack.start("wsgi", [sys.executable, "manage.py", "runserver", f"127.0.0.1:{port}", "--noreload"])
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: _answers(f"{url}/health/live"), 60)
+    wait_until(lambda: answers(f"{url}/health/live"), 60)
     return url
 
 
