@@ -17,10 +17,16 @@ import pytest
 import redis
 from django.conf import settings
 from django.db import connections
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from citadel.quickstart import embedded
 
 pytest_plugins = ("tests.fixtures_records", "tests.processes", "tests.operators")
+
+# No test judges speed: in a fresh clone on a busy machine the first text alone takes seconds to draw.
+hypothesis_settings.register_profile("citadel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("citadel")
 
 PG_URL = os.environ.get("TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
