@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
-from batches import lifecycle, progress, results
+from batches import callbacks, lifecycle, progress, results
 from batches.admin_filters import LISTED, AgeFilter, BoundedPaginator, ClientFilter, ModelFilter
 from batches.models import BatchJob
 from integrations.admin_base import ReadOnlyAdmin, actor, ask, ask_about, page_url
@@ -224,6 +224,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
             "job": job,
             "state_chip": state_chip(job),
             "progress": progress.progress(job),
+            "callback": callbacks.shown_to_operators(job),
             "chunks": progress.chunks(job, start=_start(request, "chunks")),
             "failures": progress.failures(job, start=_start(request, "failures")),
             "may_cancel": may_operate and job.state in BatchJob.ACTIVE,

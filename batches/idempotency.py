@@ -24,6 +24,7 @@ class BodyDigest:
             "urgent": request.urgent,
             "batch": request.batch,
             "client_metadata": dict(request.client_metadata),
+            "callback_url": request.callback_url,
         }
         self._hash = hashlib.sha256(orjson.dumps(head, option=orjson.OPT_SORT_KEYS))
 

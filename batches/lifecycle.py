@@ -71,6 +71,7 @@ def retry(batch_id: str, *, actor: str = "") -> BatchJob:
             available_at=now,
             started_at=None,
             finished_at=None,
+            callback_for=None,
             expires_at=now + timedelta(seconds=settings.BULK_EXPIRY),
         )
         assignment = releasing.queue_assignment(job.model)

@@ -71,6 +71,9 @@ class BatchJob(models.Model):
     expires_at = models.DateTimeField()
     # What was promised at submission or retry; its error is a metric.
     estimated_completion = models.DateTimeField(null=True, blank=True)
+    callback_url = models.CharField(max_length=2048, blank=True)
+    # The end (its finished_at) of which a Delivery tells; null: none does yet.
+    callback_for = models.DateTimeField(null=True, blank=True)
     # Since when its texts and vectors are shown to nobody, by DELETE or by RESULT_RETENTION; the record stays.
     purged_at = models.DateTimeField(null=True, blank=True)
     # Whether its chunks are still there: a purge deletes them in slices.
@@ -100,6 +103,11 @@ class BatchJob(models.Model):
             ),
             models.Index(fields=["client", "-id"], name="batch_client"),
             models.Index(fields=["finished_at"], name="batch_finished"),
+            models.Index(
+                fields=["id"],
+                name="batch_unannounced",
+                condition=models.Q(callback_for__isnull=True, finished_at__isnull=False) & ~models.Q(callback_url=""),
+            ),
             models.Index(fields=["model", "-finished_at"], name="batch_model_finished"),
             models.Index(
                 fields=["finished_at"],
@@ -192,6 +200,38 @@ class BatchChunk(models.Model):
         if self.state == self.State.DONE:
             return ()
         return range(self.size) if self.pending is None else self.pending
+
+
+class Delivery(models.Model):
+    """One callback: what is sent, and what came of it. A batch that is retried and ends again has another."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", "pending"  # to be sent at next_at
+        DELIVERED = "delivered", "delivered"  # the receiver has answered 2xx
+        GIVEN_UP = "given_up", "given up"  # it has answered 410, or CALLBACK_ATTEMPTS have failed
+
+    batch = models.ForeignKey(BatchJob, on_delete=models.CASCADE, related_name="deliveries")
+    webhook_id = models.CharField(max_length=40, unique=True)
+    event = models.CharField(max_length=32)
+    body = models.TextField()
+    state = models.CharField(max_length=10, choices=State, default=State.PENDING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    # While an attempt is under way, when another process may take it for lost.
+    next_at = models.DateTimeField()
+    last_status = models.PositiveSmallIntegerField(null=True, blank=True)
+    last_error = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField()
+    delivered_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        default_permissions = ()
+        verbose_name_plural = "deliveries"
+        indexes: ClassVar = [
+            models.Index(fields=["next_at"], name="delivery_due", condition=models.Q(state="pending")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.webhook_id} {self.state}"
 
 
 class WorkerHeartbeat(models.Model):

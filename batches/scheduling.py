@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
-from batches import clock, heartbeats, lifecycle, queues, releasing, rescue
+from batches import callbacks, clock, heartbeats, lifecycle, queues, releasing, rescue
 from integrations import rollups
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Scheduler:
         self._shared = [
             Duty(name="release", do=release),
             Duty(name="expire", do=expire),
+            Duty(name="announce", do=callbacks.announce),
             Duty(name="dispatch", do=rescue.dispatch),
             Duty(name="heartbeats", do=heartbeats.remove_stale, interval=PURGE_INTERVAL),
             Duty(name="purge", do=purge, interval=PURGE_INTERVAL),

@@ -105,6 +105,7 @@ def _new_job(call: EmbedCall, now: datetime, *, suffix: str) -> BatchJob:
         priority=call.request.priority,
         input_type=call.request.input_type,
         client_metadata=dict(call.request.client_metadata),
+        callback_url=call.request.callback_url,
         request_id=call.request_id,
         total=0,
         submitted_at=now,

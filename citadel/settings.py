@@ -113,6 +113,17 @@ SCHEDULER_INTERVAL: float = env.float("SCHEDULER_INTERVAL", default=1.0)
 WORKER_HEARTBEAT_INTERVAL: float = env.float("WORKER_HEARTBEAT_INTERVAL", default=2.0)
 WORKER_STOP_TIMEOUT: float = env.float("WORKER_STOP_TIMEOUT", default=5.0)
 
+# --- Callbacks -----------------------------------------------------------------------------------------------------
+
+# Each client's secret is made of it. Several, separated by commas: all sign, while receivers change over to the first.
+CALLBACK_SECRETS: list[str] = env.list("CALLBACK_SECRET", default=[])
+CALLBACK_ALLOW_HTTP: bool = env.bool("CALLBACK_ALLOW_HTTP", default=False)
+CALLBACK_ALLOWED_HOSTS: list[str] = env.list("CALLBACK_ALLOWED_HOSTS", default=[])
+CALLBACK_ALLOWED_NETWORKS: list[str] = env.list("CALLBACK_ALLOWED_NETWORKS", default=[])
+CALLBACK_TIMEOUT: float = env.float("CALLBACK_TIMEOUT", default=10.0)
+CALLBACK_ATTEMPTS: int = env.int("CALLBACK_ATTEMPTS", default=8)
+CALLBACK_BACKOFF: float = env.float("CALLBACK_BACKOFF", default=5.0)
+
 # --- Configuration, records, access --------------------------------------------------------------------------------
 
 SNAPSHOT_POLL_INTERVAL: float = env.float("SNAPSHOT_POLL_INTERVAL", default=0.25)

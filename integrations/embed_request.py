@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import orjson
 from django.conf import settings
 
+from integrations import callback_targets
 from integrations.errors import InvalidRequest
 from integrations.patterns import EmbedRequest, Mode, Pattern
 
@@ -73,6 +74,8 @@ def check_mode(request: EmbedRequest, mode: Mode) -> None:
     count = len(request.texts)
     if mode is Mode.LIVE and count > settings.LIVE_MAX_TEXTS:
         raise _invalid({"texts": [f"At most {settings.LIVE_MAX_TEXTS} texts in a live call; queue more with batch."]})
+    if mode is Mode.LIVE and request.callback_url:
+        raise _invalid({"callback_url": ["Only queued work is called back for: this request is answered at once."]})
     if mode is not Mode.LIVE and count > settings.QUEUED_MAX_TEXTS:
         raise _invalid({"texts": [_over_json_limit(settings.QUEUED_MAX_TEXTS)]})
 
@@ -201,10 +204,6 @@ def _why_not_priority(value: Any) -> str:
     return "" if type(value) is int and 0 <= value <= 9 else "Must be a whole number from 0 to 9."
 
 
-def _callbacks(value: Any) -> str:
-    return "Callbacks are not available yet: ask for the batch at the address in Location."
-
-
 def _why_not_metadata(value: Any) -> str:
     if type(value) is not dict or len(value) > _MAX_METADATA:
         return f"Must be an object of at most {_MAX_METADATA} strings."
@@ -223,7 +222,7 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "pattern": _why_not_pattern,
     "input_type": _why_not_input_type,
     "priority": _why_not_priority,
-    "callback_url": _callbacks,
+    "callback_url": callback_targets.why_not,
     "client_metadata": _why_not_metadata,
 }
 

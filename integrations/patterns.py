@@ -47,6 +47,7 @@ class EmbedRequest:
     dimensions: int | None = None  # live only: vectors shorter than the model's own
     priority: int = 5
     client_metadata: Mapping[str, str] = field(default_factory=dict)
+    callback_url: str = ""  # queued work only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,10 +12,13 @@ An answer with an error status is an answer: the protocol says what it means. Ca
 import asyncio
 import io
 import os
+import socket
 import ssl
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import aiohttp
 from django.conf import settings
@@ -110,6 +113,55 @@ async def send(request: HttpRequest, *, connect_timeout: float, timeout: float, 
         return await _exchange(sessions.fresh, request, limits=limits, context=context, way=way)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _ours(error) from error
+
+
+async def notify(request: HttpRequest, *, allow: Callable[[str], bool], timeout: float) -> int:
+    """Send `request` to somebody who is no model server, over a new connection; return the status of the answer.
+
+    allow: says of the IP address that is just being connected to whether that may be. timeout: seconds for everything.
+    The answer's body is not read, redirects are not followed. Raises UpstreamFailed and UpstreamTimeout.
+    """
+    refused = False
+
+    def connect(info: tuple[Any, ...]) -> socket.socket:
+        nonlocal refused
+        if not allow(str(info[4][0])):
+            refused = True
+            raise PermissionError("not allowed")
+        return socket.socket(info[0], info[1], info[2])
+
+    limits = aiohttp.ClientTimeout(total=timeout, ceil_threshold=_NO_ROUNDING)
+    # No cache of names: what is judged is what is connected to, each time anew.
+    connector = aiohttp.TCPConnector(socket_factory=connect, force_close=True, use_dns_cache=False)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as session,
+            session.request(
+                request.method,
+                request.url,
+                headers={**_HEADERS, **request.headers},
+                data=request.body,
+                timeout=limits,
+                allow_redirects=False,
+            ) as response,
+        ):
+            return response.status
+    except TimeoutError as error:
+        raise UpstreamTimeout("There was no answer in time.") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise UpstreamFailed(_why_not_notified(error, refused=refused)) from error
+
+
+def _why_not_notified(error: Exception, *, refused: bool) -> str:
+    if refused:
+        return "The address is not allowed: it is not a public one."
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return "The certificate is not trusted."
+        case aiohttp.ClientConnectorDNSError():
+            return "The name cannot be resolved."
+        case _:
+            return "The address cannot be reached, or does not speak HTTP."
 
 
 async def close() -> None:

@@ -28,7 +28,9 @@ def a_submission(texts: Sequence[str] = ("one", "two", "three"), **changes: Any)
     model = a_model(
         assignments=(assignment,), **{k: changes.pop(k) for k in ("slug", "max_waiting_texts") if k in changes}
     )
-    of_request = {k: changes.pop(k) for k in ("priority", "input_type", "client_metadata") if k in changes}
+    of_request = {
+        k: changes.pop(k) for k in ("priority", "input_type", "client_metadata", "callback_url") if k in changes
+    }
     values: dict[str, Any] = {
         "request_id": "req-1",
         "client": "team-a",

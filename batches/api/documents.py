@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from rest_framework.request import Request
 
-from batches import clock, counts, estimates, releasing
+from batches import callbacks, clock, counts, estimates, releasing
 from batches.counts import BatchCounts
 from batches.models import BatchJob
 from integrations import snapshot
@@ -49,6 +49,7 @@ def batch(job: BatchJob) -> Document:
     if job.state in BatchJob.ACTIVE:
         place = estimates.place(job, assignment=releasing.queue_assignment(job.model), now=clock.now())
     return summary(job) | {
+        "callback": callbacks.shown(job),
         "queue_position": place.position if place else None,
         "estimated_completion": place.estimated_completion if place else None,
     }

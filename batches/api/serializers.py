@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from rest_framework import serializers
 
-from batches.models import BatchJob
+from batches.models import BatchJob, Delivery
 
 MAX_PAGE: Final = 1000
 _WINDOW: Final = re.compile(r"([0-9]{1,8})([smhd]?)")
@@ -95,8 +95,26 @@ class BatchSummarySerializer(serializers.Serializer[None]):
     metadata = BatchMetadataSerializer()
 
 
+class CallbackSerializer(serializers.Serializer[None]):
+    """What came of a batch's last callback."""
+
+    url = serializers.CharField()
+    status = serializers.ChoiceField(
+        ["waiting", *Delivery.State.values], help_text="waiting: the batch has not ended. pending: to be sent (again)."
+    )
+    event = serializers.CharField(allow_null=True)
+    webhook_id = serializers.CharField(allow_null=True)
+    attempts = serializers.IntegerField()
+    last_status = serializers.IntegerField(allow_null=True, help_text="HTTP status of the last answer.")
+    last_error = serializers.CharField(allow_null=True)
+    next_attempt_at = serializers.DateTimeField(allow_null=True)
+    delivered_at = serializers.DateTimeField(allow_null=True)
+
+
 class BatchSerializer(BatchSummarySerializer):
     """One batch: `estimated_completion` is the estimate of now, null once it has ended."""
+
+    callback = CallbackSerializer(allow_null=True, help_text="null for a batch without callback_url.")
 
     queue_position = serializers.IntegerField(
         allow_null=True, help_text="From 1 among the batches waiting for this model; null once a worker has begun."

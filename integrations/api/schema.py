@@ -98,6 +98,7 @@ def _ndjson_parameters() -> list[OpenApiParameter]:
         "input_type": str,
         "priority": int,
         "client_metadata": str,
+        "callback_url": str,
     }
     return [
         OpenApiParameter(name, kind, description="With an `application/x-ndjson` body only; in JSON it is a field.")

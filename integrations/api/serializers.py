@@ -35,6 +35,9 @@ class EmbedOptionsSerializer(serializers.Serializer[None]):
     priority = serializers.IntegerField(
         min_value=0, max_value=9, default=5, required=False, help_text="Order of queued work; 9 goes first."
     )
+    callback_url = serializers.CharField(
+        required=False, help_text="https:// address that is told when the queued work has ended; see docs/callbacks.md."
+    )
 
 
 class EmbedRequestSerializer(EmbedOptionsSerializer):

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from batches import callbacks
 from batches.scheduling import Scheduler
 from integrations import snapshot
 
@@ -25,6 +26,7 @@ class Command(BaseCommand):
         scheduler = Scheduler()
         if options["once"]:
             scheduler.tick()
+            callbacks.deliver_due()
             scheduler.sign_off()
             return
 
@@ -33,8 +35,11 @@ class Command(BaseCommand):
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+        courier = callbacks.Courier()
         snapshot.start_watcher()
+        courier.start()
         try:
             scheduler.run()
         finally:
+            courier.stop()
             snapshot.stop_watcher()
