@@ -71,7 +71,8 @@ class BatchJob(models.Model):
     expires_at = models.DateTimeField()
     # What was promised at submission or retry; its error is a metric.
     estimated_completion = models.DateTimeField(null=True, blank=True)
-    callback_url = models.CharField(max_length=2048, blank=True)
+    # With the database's own default: processes of the version before go on inserting batches during an upgrade.
+    callback_url = models.CharField(max_length=2048, blank=True, default="", db_default="")
     # The end (its finished_at) of which a Delivery tells; null: none does yet.
     callback_for = models.DateTimeField(null=True, blank=True)
     # Since when its texts and vectors are shown to nobody, by DELETE or by RESULT_RETENTION; the record stays.

@@ -171,7 +171,11 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     allowed_models = ArrayField(
-        models.CharField(max_length=64), default=list, blank=True, help_text="Only these models. None chosen: all."
+        models.CharField(max_length=64),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Only these models. None chosen: all.",
     )
     # Each of the three: null is no limit.
     requests_per_minute = models.PositiveIntegerField(
