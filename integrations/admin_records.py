@@ -142,7 +142,7 @@ class BreakerEventAdmin(ReadOnlyAdmin):
     @admin.display(description="change")
     def change(self, event: BreakerEvent) -> str:
         """From which state to which."""
-        return format_html("{} → {}", _chip(event.from_state), _chip(event.to_state))
+        return format_html('<span class="c-way">{} → {}</span>', _chip(event.from_state), _chip(event.to_state))
 
     @admin.display(description="who", ordering="actor")
     def who(self, event: BreakerEvent) -> str:

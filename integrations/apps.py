@@ -7,7 +7,7 @@ class IntegrationsConfig(AppConfig):
     """Models, endpoints, breakers, records."""
 
     name = "integrations"
-    verbose_name = "Models"
+    verbose_name = "Model servers"
 
     def ready(self) -> None:
         """Register the system checks."""

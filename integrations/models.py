@@ -216,13 +216,17 @@ class CallRecord(models.Model):
 
     class Meta:
         indexes: ClassVar = [
-            models.Index(fields=["-started_at"], name="call_started"),
+            # What follows the time is judged in the index: that no call is both is seen without looking at the rows.
+            models.Index(fields=["-started_at", "pattern", "mode"], name="call_newest"),
             models.Index(fields=["request_id"], name="call_request"),
-            # What follows the time is judged in the index: that a model never has a mode is seen without its rows.
             models.Index(fields=["model", "-started_at", "mode", "pattern"], name="call_model_started"),
             # What operators look for is rare: small indexes, which cost the ordinary call nothing.
             models.Index(fields=["-started_at", "code", "model"], name="call_failed", condition=~models.Q(code="ok")),
-            models.Index(fields=["-started_at"], name="call_slow", condition=models.Q(duration_ms__gte=1000)),
+            models.Index(
+                fields=["-started_at", "duration_ms", "pattern", "mode", "model", "code"],
+                name="call_slowest",
+                condition=models.Q(duration_ms__gte=1000),
+            ),
             models.Index(fields=["batch_id"], name="call_batch", condition=~models.Q(batch_id="")),
         ]
 

@@ -31,15 +31,27 @@ SLUGS = ("phi3", "general", "openchat", "hermes", "mixtral", "yi34", "deepcoder"
 PASSWORD = "only for pictures"
 # name -> page; the call and the audit entry are the newest ones.
 CALLS, AUDIT = "/admin/integrations/callrecord/", "/admin/integrations/auditentry/"
+MODELS, BATCHES = "/admin/integrations/modelconfig/", "/admin/batches/batchjob/"
 PAGES = {
     "dashboard": "/admin/",
     "breakers": "/admin/breakers/",
     "trip": "/admin/breakers/trip/?endpoint=1&endpoint=3",
+    "models": MODELS,
+    "model": f"{MODELS} -> first",
+    "model-new": f"{MODELS}add/",
+    "batches": BATCHES,
+    "batch": f"{BATCHES}?state=completed -> first",
+    "batch-failed": f"{BATCHES}?state=failed -> first",
+    "queue": "/admin/batches/workerheartbeat/queue/",
+    "rq": "/admin/django_rq/dashboard/",
     "calls": CALLS,
     "call": f"{CALLS}?outcome=upstream_failed&model=phi3 -> first",
     "transitions": "/admin/integrations/breakerevent/",
     "audit": AUDIT,
     "audit-entry": f"{AUDIT} -> first",
+    "keys": "/admin/integrations/apikey/",
+    "key-new": "/admin/integrations/apikey/add/",
+    "users": "/admin/auth/user/",
 }
 # Those that the documentation shows: name, width, scheme.
 SHOWN = (

@@ -11,12 +11,9 @@ import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import django
-import psycopg2
 import redis
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "citadel.settings")
@@ -32,13 +29,12 @@ from batches import processing, submission  # noqa: E402
 from batches.models import BatchJob  # noqa: E402
 from batches.queues import BatchQueue  # noqa: E402
 from integrations import loop, recorder  # noqa: E402
+from tests.benchmarks.databases import MANAGE, ROOT, own_database  # noqa: E402
 from tests.made_batches import a_submission  # noqa: E402
 from tests.processes import serve_model  # noqa: E402
 from tests.upstreams import Upstream  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ITSELF = [sys.executable, "-m", "tests.benchmarks.worker_class"]
-MANAGE = [sys.executable, "manage.py"]
 TEXTS = 10
 
 
@@ -70,15 +66,8 @@ def main() -> None:
     elif options.part == "compare":
         compare(options.batches, options.rounds)
     else:
-        server = os.environ.get("DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-        name = f"citadel_benchmark_{os.getpid()}"
-        execute(server, f"CREATE DATABASE {name}")
-        try:
-            env = {**os.environ, "DATABASE_URL": urlsplit(server)._replace(path=f"/{name}").geturl()}
-            subprocess.run([*MANAGE, "migrate", "-v0", "--skip-checks"], cwd=ROOT, env=env, check=True)
+        with own_database() as env:
             subprocess.run([*ITSELF, "--part", "compare", *sys.argv[1:]], cwd=ROOT, env=env, check=True)
-        finally:
-            execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def compare(batches: int, rounds: int) -> None:
@@ -117,14 +106,6 @@ def run_forking_worker() -> None:
     worker = ForkingWorker(queues, connection=queues[0].connection, queue_class=BatchQueue, serializer=JSONSerializer)
     connections.close_all()
     worker.work(burst=True, logging_level="WARNING")
-
-
-def execute(server: str, statement: str) -> None:
-    """Run one statement that may not be in a transaction."""
-    connection = psycopg2.connect(server)
-    connection.autocommit = True
-    connection.cursor().execute(statement)
-    connection.close()
 
 
 if __name__ == "__main__":
