@@ -3,12 +3,10 @@
 import re
 import secrets
 import zoneinfo
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, cast
+from typing import Final
 from urllib.parse import quote, urlsplit
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -18,6 +16,7 @@ from django.utils import timezone
 from django.views import csrf
 
 from integrations.api import problems
+from integrations.api.middleware import Around
 
 ADMIN: Final = "/admin/"
 # Set by console.js: the zone of the operator's browser.
@@ -38,32 +37,29 @@ _POLICY: Final = (
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
-Answer = HttpResponseBase | Awaitable[HttpResponseBase]
 
-
-class ConsoleMiddleware:
+class ConsoleMiddleware(Around):
     """Stands before the sessions, so that it also sees the answers that they give up on."""
 
-    sync_capable = async_capable = True
+    def during(self, request: HttpRequest) -> AbstractContextManager[None]:
+        """In the operator's time zone, and with a nonce for the page's templates."""
+        if not in_admin(request):
+            return nullcontext()
+        request.csp_nonce = secrets.token_urlsafe(16)  # type: ignore[attr-defined]  # for the templates
+        return timezone.override(zone_of(request) or timezone.get_default_timezone())
 
-    def __init__(self, get_response: Callable[[HttpRequest], Answer]) -> None:
-        self.get_response = get_response
-        self._asynchronous = iscoroutinefunction(get_response)
-        if self._asynchronous:
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> Answer:
-        """Answer, in the operator's time zone."""
-        if self._asynchronous:
-            return self._acall(request)
-        with _prepared(request):
-            response = cast("HttpResponseBase", self.get_response(request))
-        return _finished(request, response)
-
-    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        with _prepared(request):
-            response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
-        return _finished(request, response)
+    def after(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """Under the policy of its kind of page; where there is no session any more, with the way back."""
+        nonce = getattr(request, "csp_nonce", None)
+        policy = _POLICY if nonce is None else _ADMIN_POLICY.format(nonce=nonce)
+        response.headers.setdefault("Content-Security-Policy", policy)
+        if nonce is None or not _leads_to_log_in(response):
+            return response
+        if request.headers.get("HX-Request"):
+            response = _log_in_at_once(request)
+        if request.method == "POST":
+            _remember(request, response)
+        return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """The console without PostgreSQL: a page that says so and comes back by itself."""
@@ -85,26 +81,6 @@ def zone_of(request: HttpRequest) -> zoneinfo.ZoneInfo | None:
         return zoneinfo.ZoneInfo(name) if _ZONE.fullmatch(name) else None
     except (KeyError, ValueError, OSError):
         return None
-
-
-def _prepared(request: HttpRequest) -> AbstractContextManager[Any]:
-    if not in_admin(request):
-        return nullcontext()
-    request.csp_nonce = secrets.token_urlsafe(16)  # type: ignore[attr-defined]  # for the templates
-    return timezone.override(zone_of(request) or timezone.get_default_timezone())
-
-
-def _finished(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    nonce = getattr(request, "csp_nonce", None)
-    policy = _POLICY if nonce is None else _ADMIN_POLICY.format(nonce=nonce)
-    response.headers.setdefault("Content-Security-Policy", policy)
-    if nonce is None or not _leads_to_log_in(response):
-        return response
-    if request.headers.get("HX-Request"):
-        response = _log_in_at_once(request)
-    if request.method == "POST":
-        _remember(request, response)
-    return response
 
 
 def _leads_to_log_in(response: HttpResponseBase) -> bool:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
@@ -37,19 +36,6 @@ OURS = (
     ConfigVersion,
 )
 WRITTEN_BY_CITADEL = (CallRecord, CallStats, BreakerEvent, AuditEntry, ConfigVersion)
-
-
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
-@pytest.fixture
-def operator(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("ann"))  # no password: hashing one takes half a second
-    return client
 
 
 @pytest.fixture

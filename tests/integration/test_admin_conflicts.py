@@ -16,12 +16,6 @@ from tests.integration.test_admin import change_form, latest, text, url
 from tests.processes import wait_until
 
 
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
 def client_of(name: str) -> Client:
     client = Client()
     client.force_login(User.objects.create_superuser(name))

@@ -1,7 +1,5 @@
 """The queue in the admin, over HTTP."""
 
-from typing import Any
-
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.http import HttpResponse
@@ -16,12 +14,6 @@ from tests.made_batches import State, a_batch, a_chunk, configure, finish
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
 PAGE = reverse("admin:batches_batchjob_changelist")
-
-
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ ROOT = "/api/v1/external/batch"
 
 
 @pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
-@pytest.fixture(autouse=True)
 def model(db: None) -> None:
     configure()
 

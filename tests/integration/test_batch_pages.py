@@ -25,12 +25,6 @@ LIST = reverse("admin:batches_batchjob_changelist")
 QUEUE = reverse("admin:batches_queue")
 
 
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
 @pytest.fixture
 def operator(db: None) -> Client:
     configure()

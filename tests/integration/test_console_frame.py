@@ -16,19 +16,6 @@ pytestmark = pytest.mark.django_db
 TRIP = "/admin/breakers/trip/"
 
 
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
-@pytest.fixture
-def operator(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("ann"))
-    return client
-
-
 def policy(answer: Any) -> dict[str, str]:
     directives = answer["Content-Security-Policy"].split("; ")
     return dict(d.split(" ", 1) for d in directives)

@@ -15,6 +15,7 @@ from batches.models import WorkerHeartbeat
 from citadel.console import charts
 from integrations import operations, rollups, series, snapshot
 from integrations.models import BreakerEvent, Endpoint
+from tests.fixtures_console import words
 from tests.fixtures_records import a_call
 from tests.made_api import serve
 from tests.made_batches import State, a_batch, a_chunk
@@ -22,23 +23,6 @@ from tests.made_batches import State, a_batch, a_chunk
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
 CALLS = "/admin/integrations/callrecord/"
-
-
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
-@pytest.fixture
-def operator(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("ann"))
-    return client
-
-
-def words(answer: Any) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 def happened(**fields: Any) -> None:

@@ -16,29 +16,13 @@ from integrations import audit_export, operations, rollups
 from integrations.admin_lists import WindowPaginator
 from integrations.models import AuditEntry, BreakerEvent, CallRecord, CallStats, Endpoint
 from integrations.patterns import Attempt
+from tests.fixtures_console import words
 from tests.fixtures_records import a_call
 from tests.made_api import serve
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
 CALLS = "/admin/integrations/callrecord/"
-
-
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: Any) -> None:
-    """Each test client makes its own middleware; without this it would read every static file first (a second)."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
-@pytest.fixture
-def operator(db: None) -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("ann"))
-    return client
-
-
-def words(answer: Any) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", answer.content.decode()))
 
 
 def recorded(**fields: Any) -> CallRecord:
