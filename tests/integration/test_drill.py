@@ -16,12 +16,6 @@ from tests.upstreams import Upstream
 pytestmark = pytest.mark.usefixtures("records", "redis_db")
 
 
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: LazySettings) -> None:
-    """Each client makes its own middleware, which would read every static file first."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
 @pytest.fixture
 def first() -> Iterator[Upstream]:
     with Upstream(protocol="ollama") as server:

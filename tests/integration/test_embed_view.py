@@ -8,7 +8,6 @@ import numpy as np
 import orjson
 import pytest
 from asgiref.testing import ApplicationCommunicator
-from django.conf import LazySettings
 from django.core.asgi import get_asgi_application
 from django.db import connections
 
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.usefixtures("records", "redis_db")
 
 SAME = ("status", "model", "pattern", "processing_mode", "pattern_type", "urgent", "batch_size", "items_count")
 NDJSON = "application/x-ndjson"
-
-
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: LazySettings) -> None:
-    """Each client makes its own middleware, which would read every static file first."""
-    settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture

@@ -12,12 +12,6 @@ from tests.upstreams import Upstream
 NDJSON = "application/x-ndjson"
 
 
-@pytest.fixture(autouse=True)
-def static_files_unread(settings: LazySettings) -> None:
-    """Each client makes its own middleware, which would read every static file first."""
-    settings.WHITENOISE_AUTOREFRESH = True
-
-
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     with Upstream(protocol="ollama") as server:
