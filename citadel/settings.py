@@ -82,6 +82,10 @@ RETRY_BUDGET_PERCENT: float = env.float("RETRY_BUDGET_PERCENT", default=20.0)
 RETRY_BUDGET_MINIMUM: int = env.int("RETRY_BUDGET_MINIMUM", default=10)
 RETRY_BACKOFF: float = env.float("RETRY_BACKOFF", default=0.1)
 ENDPOINT_MAX_IN_FLIGHT: int = env.int("ENDPOINT_MAX_IN_FLIGHT", default=100)
+COALESCE_MAX_TEXTS: int = env.int("COALESCE_MAX_TEXTS", default=32)
+COALESCE_MAX_WAITING: int = env.int("COALESCE_MAX_WAITING", default=4096)
+COALESCE_MIN_TARGET: int = env.int("COALESCE_MIN_TARGET", default=1)
+COALESCE_MAX_TARGET: int = env.int("COALESCE_MAX_TARGET", default=1000)
 MAX_UPSTREAM_BYTES: int = env.int("MAX_UPSTREAM_BYTES", default=64 * 2**20)
 
 # --- What a client may send ----------------------------------------------------------------------------------------

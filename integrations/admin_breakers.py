@@ -73,7 +73,7 @@ class EndpointAdmin(ReadOnlyAdmin):
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
         """All of them; the times as operators read them."""
         own = ("model", "url", "protocol", "enabled", "position", "upstream_model", "max_batch", "max_in_flight")
-        return (*own, "auth_header", "auth_env", "ca_file", *(_BREAKER if obj else ()))
+        return (*own, "min_target", "max_target", "auth_header", "auth_env", "ca_file", *(_BREAKER if obj else ()))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[Any, ...]:
         """What an operator did to its breaker."""

@@ -96,6 +96,8 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg]  # Django's own c
             "upstream_model",
             "max_batch",
             "max_in_flight",
+            "min_target",
+            "max_target",
             "auth_header",
             "auth_env",
             "ca_file",
@@ -136,6 +138,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
             "normalise",
             "truncate",
             "fallbacks",
+            "coalesce",
             "max_waiting_texts",
         )
 

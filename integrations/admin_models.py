@@ -49,6 +49,7 @@ class EndpointInline(UnfoldStacked):
         ("url", "protocol"),
         ("position", "enabled"),
         ("upstream_model", "max_batch", "max_in_flight"),
+        ("min_target", "max_target"),
         ("auth_header", "auth_env", "ca_file"),
     )
 
@@ -120,6 +121,7 @@ class ModelConfigAdmin(OperatorAdmin):
                 )
             },
         ),
+        ("Live calls", {"fields": ("coalesce",)}),
         ("Queue", {"fields": ("max_waiting_texts",)}),
     )
 

@@ -65,6 +65,10 @@ class Breakers:
 
     # --- on the way of a call ---
 
+    def lets_through(self, endpoint: Endpoint) -> bool:
+        """Whether `guard` lets every call in, and not just a trial or none."""
+        return endpoint.forced is None and self._breaker(endpoint).mirror.current == STATE_CLOSED
+
     @contextlib.asynccontextmanager
     async def guard(self, endpoint: Endpoint, assignment: Assignment) -> AsyncIterator[None]:
         """Let one attempt through, and learn from how it ends. Raises CircuitOpen instead of entering."""

@@ -25,7 +25,6 @@ async def embed(
     *,
     model: Model,
     texts: Sequence[str],
-    prefix: str,
     connect_timeout: float,
     timeout: float,
     dimensions: int | None = None,
@@ -38,7 +37,6 @@ async def embed(
     """
     protocol = protocols.get(endpoint.protocol)
     size = endpoint.max_batch or protocol.default_max_batch
-    whole = [prefix + text for text in texts] if prefix else texts
     ends = time.monotonic() + timeout
 
     async def one(part: Sequence[str]) -> Answer:
@@ -63,9 +61,9 @@ async def embed(
             response, expected=len(part), dimensions=model.dimensions, normalise=model.normalise
         )
 
-    if len(whole) <= size:
-        return await one(whole)
-    return _joined(await _all([partial(one, whole[i : i + size]) for i in range(0, len(whole), size)]))
+    if len(texts) <= size:
+        return await one(texts)
+    return _joined(await _all([partial(one, texts[i : i + size]) for i in range(0, len(texts), size)]))
 
 
 async def health(send: Send, endpoint: Endpoint) -> Health:

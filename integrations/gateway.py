@@ -13,8 +13,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from integrations import breakers, exchange, recorder, snapshot, transport
+from django.conf import settings
+
+from integrations import breakers, exchange, protocols, recorder, snapshot, transport
 from integrations.breakers import Breakers
+from integrations.coalescing import PERHAPS_A_TEXT, Exchange, Lane
 from integrations.errors import (
     CircuitOpen,
     CitadelError,
@@ -79,6 +82,7 @@ class _Trail:
     attempts: list[Attempt] = field(default_factory=list)
     retries: int = 0
     endpoint: str = ""
+    alone: bool = False  # share no call any more
 
     @property
     def failovers(self) -> int:
@@ -108,6 +112,7 @@ class Gateway:
         self._paused: dict[int, float] = {}
         self._endpoint_calls: Counter[int] = Counter()
         self._active: Counter[tuple[str, str]] = Counter()
+        self._lanes: defaultdict[int, Lane] = defaultdict(Lane)
 
     async def embed(
         self,
@@ -170,7 +175,6 @@ class Gateway:
                 endpoint,
                 model=model,
                 texts=[PROBE_TEXT],
-                prefix="",
                 connect_timeout=PROBE_CONNECT_TIMEOUT,
                 timeout=PROBE_TIMEOUT,
             )
@@ -221,6 +225,7 @@ class Gateway:
                 continue
             except CitadelError as error:
                 made, last = made + 1, error
+                trail.alone = trail.alone or isinstance(error, PERHAPS_A_TEXT)
                 if not error.retryable or made > further:
                     raise
                 continue
@@ -238,37 +243,67 @@ class Gateway:
     async def _attempt(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model) -> Answer:
         self._refuse_paused(endpoint)
         started, outcome, detail = time.monotonic(), "cancelled", ""
-        entered = False
+        # A worker's call is as long as it needs to be, within its own deadline.
+        limit = job.left() if job.mode is Mode.BULK else min(job.assignment.attempt_timeout, job.left())
         try:
-            async with self._slot(endpoint), self._breakers.guard(endpoint, job.assignment):
-                entered = True
-                self._budgets[endpoint.id].called()
-                # A worker's call is as long as it needs to be, within its own deadline.
-                limit = job.left() if job.mode is Mode.BULK else min(job.assignment.attempt_timeout, job.left())
-                answer = await exchange.embed(
-                    self._send,
-                    endpoint,
-                    model=model,
-                    texts=job.texts,
-                    prefix=model.prefix(job.input_type),
-                    connect_timeout=job.assignment.connect_timeout,
-                    timeout=limit,
-                    dimensions=job.dimensions,
-                )
-                outcome = "ok"
-                return answer
+            answer = await self._ask(endpoint, job, trail, model, limit)
+            outcome = "ok"
+            return answer
         except UpstreamBusy as error:
             self._paused[endpoint.id] = time.monotonic() + (error.retry_after or DEFAULT_PAUSE)
             outcome, detail = error.code, error.detail
+            raise
+        except (CircuitOpen, Overloaded):
+            outcome = ""  # nothing was sent
             raise
         except CitadelError as error:
             outcome, detail = error.code, error.detail
             raise
         finally:
-            if entered:
+            if outcome:
+                self._budgets[endpoint.id].called()
                 ms = (time.monotonic() - started) * 1000
                 trail.attempts.append(Attempt(endpoint=endpoint.url, outcome=outcome, ms=ms, detail=detail))
                 trail.endpoint = endpoint.url
+
+    async def _ask(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model, limit: float) -> Answer:
+        """Make this caller's call, or one that it shares with others."""
+        prefix = model.prefix(job.input_type)
+        own = [prefix + text for text in job.texts] if prefix else job.texts
+
+        async def ask(texts: Sequence[str], seconds: float, call: Exchange) -> Answer:
+            self._refuse_paused(endpoint)  # it may have asked for a pause while these texts waited
+            async with self._slot(endpoint), self._breakers.guard(endpoint, job.assignment):
+                try:
+                    return await exchange.embed(
+                        self._send,
+                        endpoint,
+                        model=model,
+                        texts=texts,
+                        connect_timeout=job.assignment.connect_timeout,
+                        timeout=seconds,
+                        dimensions=job.dimensions,
+                    )
+                except asyncio.CancelledError:
+                    if call.out_of_time:
+                        raise UpstreamTimeout from None
+                    raise
+
+        if job.mode is Mode.BULK or not model.coalesce:
+            return await ask(own, limit, Exchange())
+        lane = self._lanes[endpoint.id]
+        lane.target.within(endpoint.min_target, min(endpoint.max_target, endpoint.max_in_flight))
+        most = endpoint.max_batch or protocols.get(endpoint.protocol).default_max_batch
+        return await lane.ask(
+            own,
+            ask,
+            # The very values, which `ask` keeps alive: all that changes an answer or how a call is made is in them.
+            key=(id(endpoint), id(model), id(job.assignment), job.dimensions),
+            most=min(most, settings.COALESCE_MAX_TEXTS),
+            limit=limit,
+            left=job.left(),
+            at_once=trail.alone or not self._breakers.lets_through(endpoint),
+        )
 
     def _refuse_paused(self, endpoint: Endpoint) -> None:
         left = self._paused.get(endpoint.id, 0.0) - time.monotonic()

@@ -55,6 +55,11 @@ class ModelConfig(models.Model):
         blank=True,
         help_text="Models of the same embedding space to ask when this one cannot.",
     )
+    coalesce = models.BooleanField(
+        default=True,
+        db_default=True,
+        help_text="Live calls share upstream calls while the servers are busy.",
+    )
     max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")
 
     class Meta:
@@ -93,6 +98,18 @@ class Endpoint(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Calls at once. Empty: ENDPOINT_MAX_IN_FLIGHT.",
     )
+    min_target = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Live calls in flight up to which none waits to be shared. Empty: COALESCE_MIN_TARGET.",
+    )
+    max_target = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Where that number ends, however many the server seems to take. Empty: COALESCE_MAX_TARGET.",
+    )
     auth_header = models.CharField(max_length=64, default="Authorization", blank=True)
     auth_env = models.CharField(
         max_length=100, blank=True, help_text="Name of the environment variable that holds the header's whole value."
@@ -118,8 +135,9 @@ class Endpoint(models.Model):
         return f"{self.model} at {self.url}"
 
     def clean(self) -> None:
-        """Write the URL in its one form; refuse a header or a variable that cannot be one."""
+        """Write the URL in its one form; refuse bounds, a header or a variable that cannot be one."""
         self.url = rules.base_url(self.url)
+        rules.check_targets(self)
         rules.check_auth(self)
 
 

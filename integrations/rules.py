@@ -93,6 +93,12 @@ def check_slug_free(model: "ModelConfig") -> None:
         raise ValidationError({"slug": f"Another model is called “{others[0].slug}”."})
 
 
+def check_targets(endpoint: "Endpoint") -> None:
+    """Refuse bounds of which none is between."""
+    if endpoint.min_target and endpoint.max_target and endpoint.min_target > endpoint.max_target:
+        raise ValidationError({"max_target": [f"At least min_target, which is {endpoint.min_target}."]})
+
+
 def check_auth(endpoint: "Endpoint") -> None:
     """Refuse a header name or a variable name that cannot be one, and the names of Citadel's own secrets."""
     errors: Errors = {}

@@ -31,6 +31,8 @@ class Endpoint:
     upstream_model: str
     max_batch: int | None
     max_in_flight: int
+    min_target: int = 1  # with a default, as all that a kept snapshot of an older version may lack
+    max_target: int = 1000
     auth_header: str
     auth_env: str
     ca_file: str
@@ -75,6 +77,7 @@ class Model:
     normalise: bool
     truncate: str
     max_waiting_texts: int
+    coalesce: bool = True
     endpoints: tuple[Endpoint, ...]
     assignments: tuple[Assignment, ...]
     fallbacks: tuple[str, ...]

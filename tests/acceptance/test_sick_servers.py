@@ -128,8 +128,9 @@ def test_a_hung_server_fills_its_own_places_and_no_call_to_another_model_notices
             healthy.wait_for(50)
 
     assert set(healthy.outcomes) == {"ok"}
-    # First the bound refuses, then those that waited time out, from then on the breaker answers.
-    assert set(sick.outcomes) == {"overloaded", "upstream_timeout", "circuit_open"}
+    # First they wait and time out, then the bound may refuse, from then on the breaker answers.
+    assert {"upstream_timeout", "circuit_open"} <= set(sick.outcomes)
+    assert set(sick.outcomes) <= {"overloaded", "upstream_timeout", "circuit_open"}
     assert hung.peak <= 6
     assert hung.calls <= 12
 

@@ -37,7 +37,7 @@ def seen_in(response: Any) -> str:
 def test_the_later_edit_is_kept_in_the_form_and_saved_only_when_sent_again() -> None:
     client, model = client_of("ann"), a_model()
     page = url(ModelConfig, "change", model.pk)
-    form = change_form(model, upstream_model="of-ann", normalise="on")
+    form = change_form(model, upstream_model="of-ann", normalise="on", coalesce="on")
     other = ModelConfig.objects.get(pk=model.pk)
     other.dimensions = 384
     operations.save_model(other, actor="bob")

@@ -1,0 +1,106 @@
+"""How many calls an endpoint should have in flight.
+
+Model servers differ. One that works a call off at a time answers the most texts with few, large calls; one that forms
+its own batches, or has several processors, wants many. Neither says so, and the time that a call takes does not tell it
+either, since shared calls change in size. So the throughput itself is measured, in texts a second, and the number of
+calls climbs towards more of it.
+"""
+
+from typing import Final
+
+# Where an endpoint begins of which nothing is known.
+START: Final = 4
+STEP: Final = 1.5
+# A step down must bring so much more; a step up may cost so much, because calls that wait for no other are quicker.
+GAIN: Final = 1.03
+TIE: Final = 0.98
+# A step that brings this much is followed by a longer one.
+LEAP: Final = 1.2
+# A stretch is judged once it has so many calls for each in flight, and is so long in seconds.
+ROUNDS: Final = 2
+SHORTEST: Final = 0.1
+# Stretches to rest after neither direction was better.
+REST: Final = 8
+
+
+class Target:
+    """The calls in flight from which on live texts wait for each other, one endpoint's in one process."""
+
+    def __init__(self) -> None:
+        self._lowest, self._most = 1, 10**6
+        self._base, self._base_rate = float(START), 0.0
+        self._trial = 0.0  # 0: none under way
+        self._up, self._step = True, STEP
+        self._rest = self._failed = 0
+        # The stretch under way: when it began, calls to pass over first, and what has ended in it.
+        self._began, self._settling = 0.0, 0
+        self._calls = self._texts = self._waited = self._peak = 0
+
+    @property
+    def calls(self) -> int:
+        """Return the target."""
+        return max(self._lowest, min(round(self._trial or self._base), self._most))
+
+    def within(self, lowest: int, most: int) -> None:
+        """Keep it between these."""
+        self._lowest, self._most = lowest, most
+
+    def ended(self, texts: int, now: float, *, in_flight: int, waiting: bool) -> None:
+        """Learn from a call that ended with vectors for so many texts.
+
+        in_flight: calls under way, this one included. waiting: whether texts wait for it to end.
+        """
+        if self._settling > 0:  # left under the target before this one
+            self._settling -= 1
+            self._began = now
+            return
+        if not texts:  # what failed says nothing about how much the server can do
+            self._begin(now, settling=0)
+            return
+        self._calls += 1
+        self._texts += texts
+        self._waited += waiting
+        self._peak = max(self._peak, in_flight)
+        if self._calls >= ROUNDS * min(self.calls, self._peak) + 1 and now - self._began >= SHORTEST:
+            self._judge(self._texts / (now - self._began), limited=2 * self._waited >= self._calls)
+            self._begin(now, settling=min(self._peak, self.calls))
+
+    def _begin(self, now: float, *, settling: int) -> None:
+        self._began, self._settling = now, settling
+        self._calls = self._texts = self._waited = self._peak = 0
+
+    def _judge(self, rate: float, *, limited: bool) -> None:
+        if self._trial:
+            self._judge_trial(rate, limited=limited)
+        elif limited or self._peak > START:
+            # What was not reached is no target: from there no step down would be felt.
+            self._base = self._base if limited else min(self._base, float(self._peak))
+            self._base_rate = rate
+            if self._rest:
+                self._rest -= 1
+            else:
+                self._try(up=self._up and limited)
+
+    def _try(self, *, up: bool) -> None:
+        self._up = up
+        further = max(self._base * self._step, self._base + 1) if up else min(self._base / self._step, self._base - 1)
+        self._trial = max(float(self._lowest), min(further, float(self._most)))
+        if round(self._trial) == round(self._base):
+            self._refuse()
+
+    def _judge_trial(self, rate: float, *, limited: bool) -> None:
+        gain = rate / self._base_rate if self._base_rate else 1.0
+        if gain < (TIE if self._up else GAIN):
+            self._refuse()
+            return
+        self._base, self._base_rate, self._trial = self._trial, rate, 0.0
+        self._failed, self._step = 0, STEP * STEP if gain > LEAP else STEP
+        if limited or not self._up:
+            self._try(up=self._up)
+
+    def _refuse(self) -> None:
+        """Go back to where it was; look in the other direction next, and rest once that is no better either."""
+        self._trial, self._up, self._step = 0.0, not self._up, STEP
+        self._failed += 1
+        if self._failed >= 2:
+            self._failed, self._rest = 0, REST
