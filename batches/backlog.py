@@ -27,6 +27,19 @@ class Queue:
     schedulers: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """What /metrics says of this moment: who is alive, and by model how long the oldest batch without an end is out."""
+
+    workers: int
+    schedulers: int
+    oldest_seconds: Mapping[str, float]
+
+
+_OLDEST = """
+    SELECT model, greatest(0, extract(epoch FROM now() - min(released_at)))::float8 FROM batches_batchjob
+    WHERE state IN ('queued', 'processing') AND released_at IS NOT NULL GROUP BY model
+"""
 _SELECT = """
     WITH held AS (
         SELECT batch_id, sum(size) AS texts FROM batches_batchchunk WHERE state = 'claimed' GROUP BY batch_id
@@ -64,3 +77,11 @@ def queue() -> Queue:
         workers=alive.get(heartbeats.WORKER, 0),
         schedulers=alive.get(heartbeats.SCHEDULER, 0),
     )
+
+
+def present() -> Present:
+    """Return what /metrics says of the queue. Raises django.db.DatabaseError."""
+    with connection.cursor() as cursor:
+        cursor.execute(_OLDEST)
+        oldest = dict(cursor.fetchall())
+    return Present(workers=heartbeats.workers_alive(), schedulers=heartbeats.schedulers_alive(), oldest_seconds=oldest)

@@ -17,7 +17,6 @@ import hmac
 import logging
 import random
 import secrets
-import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -25,7 +24,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db import transaction
 
 from batches import clock
 from batches.models import BatchJob, Delivery
@@ -188,38 +187,7 @@ def _hmac(key: bytes, message: bytes) -> bytes:
     return hmac.new(key, message, hashlib.sha256).digest()
 
 
-# --- The thread ------------------------------------------------------------------------------------------------------
-
-
-class Courier:
-    """Delivers in a thread of the scheduler's process: a receiver that is slow must hold up no rescue."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the attempts under way."""
-        self._stop.set()
-        self._thread.join(settings.CALLBACK_TIMEOUT + 5)
-
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._stop.wait(pause):
-            pause = settings.SCHEDULER_INTERVAL
-            try:
-                if deliver_due() == AT_ONCE:
-                    pause = 0.0
-            except (DatabaseError, InterfaceError) as error:
-                log.debug("callbacks not delivered: %s", type(error).__name__)
-                connection.close()
-            except Exception:
-                log.exception("callbacks not delivered")
-        connection.close()
+# --- What is shown --------------------------------------------------------------------------------------------------
 
 
 def shown(job: BatchJob) -> dict[str, Any] | None:

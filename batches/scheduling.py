@@ -1,7 +1,7 @@
-"""The scheduler: release, rescue, expire, purge and prune, in a loop of its own.
+"""The scheduler: release, rescue, expire, purge and prune, in a loop of its own; callbacks and canaries beside it.
 
 Never through RQ, where a tick would wait behind a batch. Each tick holds an advisory lock, so two schedulers take turns
-and do no harm; whatever fails is logged and tried again at its next time.
+and do no harm, and the canaries one of their own; whatever fails is logged and tried again at its next time.
 """
 
 import logging
@@ -15,12 +15,14 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
 from batches import callbacks, clock, heartbeats, lifecycle, queues, releasing, rescue
-from integrations import rollups
+from batches.repeating import Repeating
+from integrations import canaries, rollups
 
 log = logging.getLogger(__name__)
 
-# Any number will do, as long as nobody else in this database takes the same one.
+# Any numbers will do, as long as nobody else in this database takes the same ones.
 LOCK = 0x43495441
+CANARY_LOCK = 0x43414E41
 PURGE_INTERVAL = 60.0
 PURGE_SLICES = 3
 PRUNE_INTERVAL = 300.0
@@ -55,6 +57,31 @@ def purge() -> bool:
     return lifecycle.purge_due(clock.now(), limit=PURGE_SLICES) > 0
 
 
+def deliver() -> bool:
+    """Make the attempts at callbacks that are due; return whether there may be more."""
+    return callbacks.deliver_due() == callbacks.AT_ONCE
+
+
+def check_canaries() -> bool:
+    """Ask the endpoints that are due for their canary, unless another scheduler just does."""
+    if not _try_lock(CANARY_LOCK):
+        return False
+    try:
+        canaries.check_due()
+    finally:
+        _unlock(CANARY_LOCK)
+    return False
+
+
+def threads() -> tuple[Repeating, ...]:
+    """Return what runs beside the ticks: a receiver or a model server that is slow must hold up no rescue."""
+    return (
+        Repeating("callbacks", deliver, patience=settings.CALLBACK_TIMEOUT + 5),
+        # Nothing is lost with a question that nobody waits for.
+        Repeating("canaries", check_canaries, patience=1.0),
+    )
+
+
 class Scheduler:
     """Runs the duties until told to stop."""
 
@@ -73,6 +100,7 @@ class Scheduler:
             Duty(name="purge", do=purge, interval=PURGE_INTERVAL),
             Duty(name="fold", do=rollups.fold, interval=PRUNE_INTERVAL),
             Duty(name="prune", do=rollups.prune, interval=PRUNE_INTERVAL),
+            Duty(name="prune transitions", do=rollups.prune_breaker_events, interval=PRUNE_INTERVAL),
         ]
 
     def stop(self) -> None:
@@ -94,14 +122,14 @@ class Scheduler:
         self._do(self._own)
         locked = False
         try:
-            locked = _try_lock()
+            locked = _try_lock(LOCK)
             if locked:
                 self._do(self._shared)
         except (DatabaseError, InterfaceError) as error:
             self._failed("lock", error)
         finally:
             if locked:
-                self._guarded(Duty(name="unlock", do=_unlock))
+                self._guarded(Duty(name="unlock", do=lambda: _unlock(LOCK)))
         return locked
 
     def sign_off(self) -> None:
@@ -139,12 +167,12 @@ class Scheduler:
             log.warning("duty failed", exc_info=error, extra={"duty": name})
 
 
-def _try_lock() -> bool:
+def _try_lock(number: int) -> bool:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [LOCK])
+        cursor.execute("SELECT pg_try_advisory_lock(%s)", [number])
         return bool(cursor.fetchone()[0])
 
 
-def _unlock() -> None:
+def _unlock(number: int) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_unlock(%s)", [LOCK])
+        cursor.execute("SELECT pg_advisory_unlock(%s)", [number])

@@ -136,6 +136,14 @@ RECORD_FLUSH_INTERVAL: float = env.float("RECORD_FLUSH_INTERVAL", default=0.1)
 RECORD_FLUSH_ROWS: int = env.int("RECORD_FLUSH_ROWS", default=500)
 CALL_RECORD_RETENTION: float = env.float("CALL_RECORD_RETENTION", default=30 * 86400.0)
 
+BREAKER_EVENT_RETENTION: float = env.float("BREAKER_EVENT_RETENTION", default=90 * 86400.0)
+
+# --- Canaries: one fixed text, asked of every endpoint now and then -------------------------------------------------
+
+CANARY_INTERVAL: float = env.float("CANARY_INTERVAL", default=60.0)
+CANARY_TIMEOUT: float = env.float("CANARY_TIMEOUT", default=10.0)
+CANARY_MIN_COSINE: float = env.float("CANARY_MIN_COSINE", default=0.99)
+
 CITADEL_ANONYMOUS_SCOPES: list[str] = env.list("CITADEL_ANONYMOUS_SCOPES", default=[])
 
 # The nine models of the user's card, in the order in which its status lists them. A comma separates the replicas of one

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from django.views.generic import RedirectView
 
-from batches import heartbeats
+from batches import backlog, heartbeats
 from batches.counts import counts_by_model
 from batches.lifecycle import cancel
 from batches.patterns import bulk, hybrid
@@ -35,7 +35,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", RedirectView.as_view(url="/admin/"), name="home"),
     *console_urls(),
     path("admin/", admin.site.urls),
-    *status_urls(counts_by_model),
+    *status_urls(counts_by_model, queue=backlog.present),
     path("api/v1/external/", include("batches.api.urls")),
     path("v1/", include("integrations.openai_door.urls")),
     *api_urls(

@@ -14,8 +14,8 @@ from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
-from integrations.operations import ConfigurationChanged
 from integrations.templatetags.console import moment
+from integrations.trail import ConfigurationChanged
 
 if TYPE_CHECKING:
     UnfoldAdmin = admin.ModelAdmin[Any]

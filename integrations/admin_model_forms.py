@@ -16,7 +16,7 @@ from integrations.applying import plain
 from integrations.configuration import PATTERN_FIELDS
 from integrations.differences import seal, unseal
 from integrations.models import Endpoint, ModelConfig, PatternAssignment
-from integrations.operations import ConfigurationChanged
+from integrations.trail import ConfigurationChanged
 
 if TYPE_CHECKING:
     InlineFormSet = forms.BaseInlineFormSet[Any, Any, Any]

@@ -34,6 +34,7 @@ from integrations.breaker_machine import BreakerView
 from integrations.configuration import compose
 from integrations.differences import differences, seal
 from integrations.models import AuditEntry, Endpoint, ModelConfig, PatternAssignment
+from integrations.trail import ConfigurationChanged
 
 DRAINED = "Live calls are refused with Retry-After, and queued work waits, until somebody ends the maintenance."
 UNDRAINED = "Live calls are answered again, and queued work goes on."
@@ -123,6 +124,7 @@ class ModelConfigAdmin(OperatorAdmin):
         ),
         ("Live calls", {"fields": ("coalesce",)}),
         ("Queue", {"fields": ("max_waiting_texts",)}),
+        ("Canary", {"fields": (("canary", "canary_min_cosine"),)}),
     )
 
     class Media:
@@ -142,7 +144,7 @@ class ModelConfigAdmin(OperatorAdmin):
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[ModelConfig]":
         """All models, with what the list shows of each."""
-        return ModelConfig.objects.prefetch_related("assignments", "endpoints")
+        return ModelConfig.objects.prefetch_related("assignments", "endpoints__canary")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         """A slug stays what it is: batches, records and clients know the model by it."""
@@ -184,7 +186,7 @@ class ModelConfigAdmin(OperatorAdmin):
             _revive_rows(request, int(object_id))
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
-        except operations.ConfigurationChanged:
+        except ConfigurationChanged:
             # It came between the form's own look and the operation's, under its lock: the form now sees it, too.
             return super().changeform_view(request, object_id, form_url, extra_context)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
+from django.utils import timezone
 
 from integrations import rules
 
@@ -31,6 +32,11 @@ class ModelConfig(models.Model):
     class Truncate(models.TextChoices):
         ERROR = "error", "refuse texts over the model's context"
         END = "end", "cut the end of texts over the model's context"
+
+    class OnMoved(models.TextChoices):
+        OFF = "off", "do not ask"
+        REPORT = "report", "report an endpoint whose vectors have changed"
+        TAKE_OUT = "take_out", "report it, and trip its breaker"
 
     slug = models.CharField(max_length=64, unique=True, validators=[SLUG, rules.not_reserved])
     enabled = models.BooleanField(default=True)
@@ -61,6 +67,19 @@ class ModelConfig(models.Model):
         help_text="Live calls share upstream calls while the servers are busy.",
     )
     max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")
+    canary = models.CharField(
+        max_length=8,
+        choices=OnMoved,
+        default=OnMoved.REPORT,
+        db_default=OnMoved.REPORT.value,
+        help_text="Each endpoint is asked for one fixed text now and then: what follows from another vector.",
+    )
+    canary_min_cosine = models.FloatField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text="Below this it is another vector. Empty: CANARY_MIN_COSINE.",
+    )
 
     class Meta:
         ordering: ClassVar = ["slug"]
@@ -134,11 +153,49 @@ class Endpoint(models.Model):
     def __str__(self) -> str:
         return f"{self.model} at {self.url}"
 
+    @property
+    def is_forced_open(self) -> bool:
+        """Whether an operator holds its breaker open now."""
+        return self.forced_open and (self.forced_until is None or self.forced_until > timezone.now())
+
     def clean(self) -> None:
         """Write the URL in its one form; refuse bounds, a header or a variable that cannot be one."""
         self.url = rules.base_url(self.url)
         rules.check_targets(self)
         rules.check_auth(self)
+
+
+class Canary(models.Model):
+    """What an endpoint answers to the fixed text, beside what it answered first under the same configuration."""
+
+    class State(models.TextChoices):
+        WAITING = "waiting", "waiting"  # it has not answered yet: there is no reference
+        WELL = "well", "well"
+        MOVED = "moved", "moved"  # another vector: its cosine to the reference is under the bound
+        RESIZED = "resized", "resized"  # a vector of another length
+
+    ASTRAY: ClassVar = (State.MOVED, State.RESIZED)
+
+    # No constraint in the database: during an upgrade processes that know no canaries may still delete endpoints.
+    endpoint = models.OneToOneField(Endpoint, on_delete=models.CASCADE, related_name="canary", db_constraint=False)
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING)
+    # What the endpoint was last asked under; another configuration takes a new reference.
+    fingerprint = models.CharField(max_length=64, blank=True)
+    reference = models.BinaryField(null=True)  # float32, little-endian
+    reference_at = models.DateTimeField(null=True)
+    cosine = models.FloatField(null=True)
+    asked_at = models.DateTimeField(null=True)
+    # The last time its vector was as it should be: what it gave after that is in doubt once it is astray.
+    well_at = models.DateTimeField(null=True)
+    since = models.DateTimeField()  # of this state
+    error = models.CharField(max_length=300, blank=True, help_text="Why there was no answer the last time.")
+
+    class Meta:
+        ordering: ClassVar = ["endpoint__model_id", "endpoint__position", "id"]
+        verbose_name_plural = "canaries"
+
+    def __str__(self) -> str:
+        return str(self.endpoint)
 
 
 class PatternAssignment(models.Model):
@@ -309,7 +366,10 @@ class BreakerEvent(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-at", "-id"]
-        indexes: ClassVar = [models.Index(fields=["model", "-at"], name="breaker_model_at")]
+        indexes: ClassVar = [
+            models.Index(fields=["model", "-at"], name="breaker_model_at"),
+            models.Index(fields=["-at"], name="breaker_at"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.url}: {self.from_state} -> {self.to_state}"

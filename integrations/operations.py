@@ -6,78 +6,27 @@ nothing is changed. An AuditEntry holds plain values before and after, never a k
 """
 
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
-from integrations import rules, snapshot
+from integrations import rules
 from integrations.applying import apply, plain, store
 from integrations.configuration import ModelDocument
-from integrations.models import ApiKey, AuditEntry, BreakerEvent, Endpoint, ModelConfig, PatternAssignment
+from integrations.models import ApiKey, BreakerEvent, Canary, Endpoint, ModelConfig, PatternAssignment
+from integrations.trail import ConfigurationChanged, Trail, checked_reason, write
 from integrations.values import hash_key
 
 KEY_PREFIX = "ck_"
-# Any number, the same in every process: what operators' writes queue up behind.
-_WRITERS = 0x63697461
+# Who trips a breaker because of a canary. No operator's name: Django's user names hold no blank.
+CANARY = "the canary"
 _BREAKER_FIELDS = ("forced_open", "forced_reason", "forced_by", "forced_at", "forced_until", "breaker_epoch")
-
-
-class ConfigurationChanged(ValidationError):
-    """Somebody else has changed this model since the operator's form was opened."""
-
-    def __init__(self) -> None:
-        super().__init__("Somebody else has changed this model since you opened it.", code="changed")
-
-
-@dataclass(slots=True, kw_only=True)
-class Trail:
-    """What goes into the audit row of one write; the write fills it in."""
-
-    model: str = ""
-    target: str = ""
-    before: Any = None
-    after: Any = None
-
-
-@contextmanager
-def write(action: str, *, actor: str, reason: str = "") -> Iterator[Trail]:
-    """One operator's write. Nothing is recorded, and no process reloads, when it turns out to change nothing."""
-    if not actor:
-        raise ValidationError({"actor": "Say who does this."})
-    with transaction.atomic():
-        # One writer at a time: the rules look over several rows (slugs, fallbacks, patterns) that two transactions
-        # side by side would not see of each other, and `before` must be what this write really replaced.
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_WRITERS])
-        trail = Trail()
-        yield trail
-        if trail.before != trail.after:
-            AuditEntry.objects.create(
-                actor=actor[:150],
-                action=action,
-                model=trail.model,
-                target=trail.target[:300],
-                before=trail.before,
-                after=trail.after,
-                reason=reason,
-            )
-            snapshot.bump()
-
-
-def _reason(reason: str, *, required: bool) -> str:
-    reason = reason.strip()
-    if required and not reason:
-        raise ValidationError({"reason": "Give a reason: others will see it."})
-    if len(reason) > 200:
-        raise ValidationError({"reason": "At most 200 characters."})
-    return reason
 
 
 # --- Breakers --------------------------------------------------------------------------------------------------------
@@ -85,7 +34,7 @@ def _reason(reason: str, *, required: bool) -> str:
 
 def trip_breaker(endpoint_ids: Collection[int], *, actor: str, reason: str, until: datetime | None = None) -> None:
     """Open the breakers of these endpoints. They stay open until reset, or until `until`."""
-    reason = _reason(reason, required=True)
+    reason = checked_reason(reason, required=True)
     now = timezone.now()
     if until is not None and until <= now:
         raise ValidationError({"until": "This time has passed."})
@@ -103,7 +52,7 @@ def trip_breaker(endpoint_ids: Collection[int], *, actor: str, reason: str, unti
 
 def reset_breaker(endpoint_ids: Collection[int], *, actor: str, reason: str = "") -> None:
     """Close the breakers of these endpoints, however they were opened, and forget the failures counted so far."""
-    reason = _reason(reason, required=False)
+    reason = checked_reason(reason, required=False)
     with write("reset_breaker", actor=actor, reason=reason) as trail:
         endpoints = _endpoints(endpoint_ids)
         trail.before = _forced(endpoints)
@@ -115,6 +64,27 @@ def reset_breaker(endpoint_ids: Collection[int], *, actor: str, reason: str = ""
             endpoint.save(update_fields=_BREAKER_FIELDS)
         trail.after = _forced(endpoints)
         _name(trail, endpoints)
+
+
+def retake_reference(endpoint_ids: Collection[int], *, actor: str, reason: str) -> None:
+    """Let the canaries of these endpoints take what they answer next for right; put back those that a canary took out.
+
+    Raises ValidationError.
+    """
+    reason = checked_reason(reason, required=True)
+    with write("retake_reference", actor=actor, reason=reason) as trail:
+        endpoints = _endpoints(endpoint_ids)
+        canaries = Canary.objects.select_for_update().filter(endpoint__in=endpoints)
+        before = {str(c.endpoint): {"state": c.state, "reference_at": _iso(c.reference_at)} for c in canaries}
+        trail.before, trail.after = before, dict.fromkeys(before, None)
+        _name(trail, endpoints)
+        canaries.update(fingerprint="", reference=None, reference_at=None, state=Canary.State.WAITING, cosine=None)
+        if out := [e.pk for e in endpoints if e.is_forced_open and e.forced_by == CANARY]:
+            reset_breaker(out, actor=actor, reason=reason)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
 
 
 def _endpoints(ids: Collection[int]) -> list[Endpoint]:
@@ -130,7 +100,7 @@ def _forced(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
             "forced_open": e.forced_open,
             "reason": e.forced_reason,
             "by": e.forced_by,
-            "until": e.forced_until.isoformat() if e.forced_until else None,
+            "until": _iso(e.forced_until),
             "epoch": e.breaker_epoch,
         }
         for e in endpoints
@@ -164,7 +134,7 @@ def _record_breakers(
 
 def _state(endpoint: Endpoint) -> str:
     """The state before: the operators' own is certain; otherwise what the last recorded event led to."""
-    if endpoint.forced_open and (endpoint.forced_until is None or endpoint.forced_until > timezone.now()):
+    if endpoint.is_forced_open:
         return "forced_open"
     last = endpoint.breaker_events.exclude(to_state="forced_open").values_list("to_state", flat=True).first()
     return last or "closed"
@@ -188,7 +158,7 @@ def save_model(
     `fallbacks`: None leaves them as they are. `seen`: what the operator began from, as applying.plain gives it; raises
     ConfigurationChanged when something else is stored by now.
     """
-    with write("save_model", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("save_model", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         trail.model = trail.target = model.slug
         trail.before = plain(model.pk)
         if seen is not None and seen != trail.before:
@@ -207,13 +177,13 @@ def save_model(
 
 def save_endpoint(endpoint: Endpoint, *, actor: str, reason: str = "") -> None:
     """Store one endpoint, new or changed."""
-    with write("save_endpoint", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("save_endpoint", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         _save_row(trail, endpoint)
 
 
 def save_assignment(assignment: PatternAssignment, *, actor: str, reason: str = "") -> None:
     """Store one pattern of a model, new or with other settings."""
-    with write("save_assignment", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("save_assignment", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         _save_row(trail, assignment)
         patterns = assignment.model.assignments.values_list("pattern", flat=True)
         _named("pattern", partial(rules.check_assignments, patterns))
@@ -228,7 +198,7 @@ def _save_row(trail: Trail, row: Endpoint | PatternAssignment) -> None:
 
 def delete_endpoints(endpoint_ids: Collection[int], *, actor: str, reason: str = "") -> None:
     """Remove endpoints; what their breakers did stays on record."""
-    with write("delete_endpoints", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("delete_endpoints", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         endpoints = _endpoints(endpoint_ids)
         _name(trail, endpoints)
         trail.before = {e.model.slug: plain(e.model_id) for e in endpoints}
@@ -238,7 +208,7 @@ def delete_endpoints(endpoint_ids: Collection[int], *, actor: str, reason: str =
 
 def delete_models(slugs: Collection[str], *, actor: str, reason: str = "") -> None:
     """Remove models with their endpoints and assignments. Their records of calls stay."""
-    with write("delete_models", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("delete_models", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         models = [_model(slug) for slug in slugs]
         trail.before = {m.slug: plain(m.pk) for m in models}
         trail.target = ", ".join(slugs)
@@ -248,7 +218,7 @@ def delete_models(slugs: Collection[str], *, actor: str, reason: str = "") -> No
 
 def assign_patterns(model: str, patterns: Sequence[str], *, actor: str, reason: str = "") -> None:
     """Give a model these patterns, in this order. One that it has already keeps its own settings."""
-    with write("assign_patterns", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("assign_patterns", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         row = _model(model)
         trail.model = trail.target = row.slug
         trail.before = plain(row.pk)["patterns"]
@@ -266,12 +236,12 @@ def assign_patterns(model: str, patterns: Sequence[str], *, actor: str, reason: 
 
 def drain_model(model: str, *, actor: str, reason: str) -> None:
     """Refuse a model's live calls and hold its queued work, until undrained."""
-    _drain(model, True, actor=actor, reason=_reason(reason, required=True))
+    _drain(model, True, actor=actor, reason=checked_reason(reason, required=True))
 
 
 def undrain_model(model: str, *, actor: str, reason: str = "") -> None:
     """Let a drained model work again."""
-    _drain(model, False, actor=actor, reason=_reason(reason, required=False))
+    _drain(model, False, actor=actor, reason=checked_reason(reason, required=False))
 
 
 def _drain(slug: str, draining: bool, *, actor: str, reason: str) -> None:
@@ -326,7 +296,7 @@ def sync(
     Models that are not among them stay as they are, and so does each model's present state (drained, tripped).
     `dry_run` does the same and then takes it back. Raises ValidationError with keys such as "phi3: endpoints[0].url".
     """
-    with write("sync_models", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("sync_models", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         before = {d.slug: plain(slug=d.slug) for d in documents}
         errors = apply(documents)
         if errors:
@@ -379,7 +349,7 @@ def create_key(
 
 def revoke_keys(key_ids: Collection[int], *, actor: str, reason: str = "") -> None:
     """Make API keys worthless, for good. Their rows stay, so that nobody wonders what a prefix was."""
-    with write("revoke_keys", actor=actor, reason=_reason(reason, required=False)) as trail:
+    with write("revoke_keys", actor=actor, reason=checked_reason(reason, required=False)) as trail:
         rows = list(ApiKey.objects.filter(pk__in=key_ids))
         if not rows or len(rows) < len(set(key_ids)):
             raise ValidationError({"keys": "Choose keys that exist."})

@@ -13,10 +13,11 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.models import QuerySet
 
 from integrations import histogram
 from integrations.calls import Call
-from integrations.models import CallRecord, CallStats
+from integrations.models import BreakerEvent, CallRecord, CallStats
 
 log = logging.getLogger(__name__)
 
@@ -210,11 +211,20 @@ def prune(now: datetime | None = None, *, calls_a_slice: int = CALLS_A_SLICE) ->
     Each slice is its own transaction, at most SLICES_AT_ONCE of them. Raises django.db.DatabaseError.
     """
     before = (now or datetime.now(UTC)) - timedelta(seconds=settings.CALL_RECORD_RETENTION)
+    return _prune(CallRecord.objects.filter(started_at__lt=before).order_by("started_at"), a_slice=calls_a_slice)
+
+
+def prune_breaker_events(now: datetime | None = None, *, a_slice: int = CALLS_A_SLICE) -> int:
+    """Delete the transitions of breakers older than BREAKER_EVENT_RETENTION, likewise."""
+    before = (now or datetime.now(UTC)) - timedelta(seconds=settings.BREAKER_EVENT_RETENTION)
+    return _prune(BreakerEvent.objects.filter(at__lt=before).order_by("at"), a_slice=a_slice)
+
+
+def _prune(due: "QuerySet[Any]", *, a_slice: int) -> int:
     gone = 0
     for _ in range(SLICES_AT_ONCE):
-        due = CallRecord.objects.filter(started_at__lt=before).order_by("started_at").values("id")[:calls_a_slice]
-        deleted, _by_model = CallRecord.objects.filter(id__in=due).delete()
+        deleted, _by_model = due.model._default_manager.filter(pk__in=due.values("pk")[:a_slice]).delete()
         gone += deleted
-        if deleted < calls_a_slice:
+        if deleted < a_slice:
             break
     return gone

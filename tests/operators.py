@@ -24,8 +24,9 @@ ROLES = ("viewer", "operator", "administrator")
 
 
 def create_roles() -> None:
-    """Make the roles as the migration does, where a test has emptied every table."""
+    """Make the roles as the migrations do, where a test has emptied every table."""
     importlib.import_module("citadel.migrations.0001_roles").create(apps, None)
+    importlib.import_module("citadel.migrations.0003_canaries_role").allow(apps, None)
 
 
 class Client(requests.Session):

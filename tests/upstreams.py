@@ -37,9 +37,9 @@ from tests.upstream_failures import FAILURES, RIGHT, Exchange, Recorded, read_re
 from tests.upstream_speech import SPEECH, Speech
 
 
-def vector_of(text: str, dimensions: int) -> npt.NDArray[np.float32]:
-    """The vector that every Upstream gives for `text`: (dimensions,) float32, length 1, the same in each process."""
-    seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+def vector_of(text: str, dimensions: int, weights: str = "") -> npt.NDArray[np.float32]:
+    """The vector that every Upstream with these weights gives for `text`: (dimensions,) float32, length 1."""
+    seed = int.from_bytes(hashlib.sha256((weights + text).encode("utf-8", "surrogatepass")).digest()[:8], "big")
     vector = np.random.default_rng(seed).standard_normal(dimensions)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
@@ -61,7 +61,7 @@ class Upstream(Commands):
     calls, answered: embedding calls that arrived, and those answered with 200; `texts` counts each text of the calls
     that arrived, `embedded` of those answered; `health_calls`; `connections` counts TCP connections, `peak` is the
     most embedding calls that were here at once; `requests` keeps the last 1,000 requests. `delay` (seconds, before
-    each answer) and `max_batch` may be set at any time.
+    each answer), `max_batch`, and what makes it another model, `weights` and `dimensions`, may be set at any time.
 
     Failures are used in the order they were given, each for its `times`; one without `times` stays until clear() or
     the next one without `times`. They meet embedding calls, or, with on="health", the health checks.
@@ -81,7 +81,7 @@ class Upstream(Commands):
     ) -> None:
         super().__init__()
         self.protocol, self.dimensions, self.model = protocol, dimensions, model
-        self.max_batch, self.delay, self.auth = max_batch, delay, auth
+        self.max_batch, self.delay, self.auth, self.weights = max_batch, delay, auth, ""
         self.requests: deque[Recorded] = deque(maxlen=1000)
         self.in_flight = 0
         self.reset_counters()
@@ -239,7 +239,7 @@ class Upstream(Commands):
 
     def answer(self, texts: list[str], *, dimensions: int = 0, order: list[int] | None = None) -> bytes:
         """The right body for these texts; `order` gives the vectors in that order, with their `index`."""
-        rows = [vector_of(text, dimensions or self.dimensions) for text in texts]
+        rows = [vector_of(text, dimensions or self.dimensions, self.weights) for text in texts]
         return self._speech.answer(rows, self.model, order or list(range(len(rows))))
 
     # --- from another process ---
@@ -254,7 +254,7 @@ class Upstream(Commands):
         for name in ("clear", "reset_counters"):
             if command.pop(name, False):
                 getattr(self, name)()
-        for name in ("delay", "max_batch"):
+        for name in ("delay", "max_batch", "weights", "dimensions"):
             if name in command:
                 setattr(self, name, command.pop(name))
         for name in ("poison", "crash_on"):

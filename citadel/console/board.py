@@ -8,8 +8,9 @@ from typing import Final
 
 from batches import backlog
 from batches.backlog import Backlog
-from integrations import breakers, gauges, snapshot, statistics
+from integrations import breakers, canaries, gauges, snapshot, statistics
 from integrations.breaker_machine import BreakerView
+from integrations.canaries import Seen
 from integrations.patterns import Mode, Pattern
 from integrations.statistics import Cell, Totals
 from integrations.values import Endpoint, Model
@@ -80,6 +81,7 @@ class Board:
     shared: bool  # whether this process knows what the others know of breakers
     database_ms: float
     dropped: int
+    astray: tuple[tuple[Breaker, Seen], ...]  # endpoints whose canaries are not what they were
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -129,7 +131,14 @@ def read() -> Board:
         shared=all(b.view.shared for row in rows for b in row.breakers),
         database_ms=took,
         dropped=period.dropped,
+        astray=_astray(models),
     )
+
+
+def _astray(models: Collection[Model]) -> tuple[tuple[Breaker, Seen], ...]:
+    known = canaries.seen()
+    found = (b for model in models if model.enabled for b in breakers_of(model))
+    return tuple((b, known[b.endpoint.id]) for b in found if b.endpoint.id in known and known[b.endpoint.id].astray)
 
 
 def _row(

@@ -34,6 +34,7 @@ NAVIGATION: tuple[Mapping[str, Any], ...] = (
                 "link": reverse_lazy("breakers"),
                 "permission": _may("integrations.view_endpoint"),
             },
+            _page("Canaries", "raven", "integrations", "canary"),
         ),
     },
     {

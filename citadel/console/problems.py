@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from urllib.parse import urlencode
 
@@ -39,7 +40,7 @@ class Problem:
 
 def find(board: Board) -> list[Problem]:
     """Return what is wrong, the worst first."""
-    found = [*_infrastructure(board), *_models(board)]
+    found = [*_infrastructure(board), *_canaries(board), *_models(board)]
     return sorted(found, key=lambda problem: problem.tone != "bad")
 
 
@@ -81,6 +82,29 @@ def _infrastructure(board: Board) -> Iterator[Problem]:
             title=f"{board.dropped:,} call records were lost",
             detail="PostgreSQL was away for longer than their buffer lasts; the figures below lack those calls.",
         )
+
+
+def _canaries(board: Board) -> Iterator[Problem]:
+    page = reverse("admin:integrations_canary_changelist")
+    for breaker, seen in board.astray:
+        endpoint = breaker.endpoint
+        how = "another length" if seen.cosine is None else f"cosine {seen.cosine:.4f} to its reference"
+        last = f"It was as it should be {duration(_age(board, seen.well_at))} ago." if seen.well_at else ""
+        yield Problem(
+            key=f"canary-{endpoint.id}",
+            tone="warn" if breaker.shut else "bad",
+            title=f"{endpoint.model}: an endpoint gives other vectors than before",
+            detail=f"{endpoint.url}: {how}. {last} What it gave since is in doubt."
+            + ("" if breaker.shut else " It is still being asked."),
+            actions=(
+                Action(label="Canaries", url=f"{page}?state={seen.state}"),
+                *(() if breaker.shut else (_endpoint_action("Trip", "breakers-trip", breaker),)),
+            ),
+        )
+
+
+def _age(board: Board, then: datetime) -> float:
+    return (board.at - then).total_seconds()
 
 
 def _models(board: Board) -> Iterator[Problem]:

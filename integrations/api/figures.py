@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from integrations import breakers, statistics
 from integrations.breaker_machine import BreakerView
+from integrations.canaries import Seen
 from integrations.patterns import Mode, Pattern
 from integrations.statistics import Cell, Period, Totals
 from integrations.values import Endpoint, Model
@@ -33,6 +34,25 @@ class BatchCounts(Protocol):
     def failed_texts(self) -> int: ...
     @property
     def avg_processing_ms(self) -> float | None: ...
+
+
+class Queue(Protocol):
+    """What waits, and who is there to work on it."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def schedulers(self) -> int: ...
+    @property
+    def oldest_seconds(self) -> Mapping[str, float]:
+        """By model: how long ago the oldest batch that has not ended was released."""
+        ...
+
+
+class ReadQueue(Protocol):
+    """How /metrics asks for the queue; raises django.db.DatabaseError."""
+
+    def __call__(self) -> Queue: ...
 
 
 class CountBatches(Protocol):
@@ -103,13 +123,19 @@ def _mean_processing_ms(found: Iterable[BatchCounts]) -> float | None:
     return sum(mean * count for mean, count in known) / ended if ended else None
 
 
-def circuit_breaker(views: Collection[tuple[Endpoint, BreakerView]]) -> Document:
-    """Return a model's breaker: its best endpoint's, for that one will answer; null for a model without endpoints."""
+def circuit_breaker(
+    views: Collection[tuple[Endpoint, BreakerView]], canaries: Mapping[int, Seen] | None = None
+) -> Document:
+    """Return a model's breaker: its best endpoint's, for that one will answer; null for a model without endpoints.
+
+    canaries: by the endpoints' ids; None while nobody knows.
+    """
+    known = canaries or {}
     best = min((view for _, view in views), key=lambda v: (STATES.index(v.status), v.failure_count), default=None)
     return {
         "status": best.status if best else None,
         "failure_count": best.failure_count if best else 0,
-        "endpoints": [_endpoint(endpoint, view) for endpoint, view in views],
+        "endpoints": [_endpoint(endpoint, view, known.get(endpoint.id)) for endpoint, view in views],
     }
 
 
@@ -118,7 +144,7 @@ def views_of(model: Model) -> list[tuple[Endpoint, BreakerView]]:
     return [(endpoint, breakers.state_of(endpoint)) for endpoint in model.endpoints]
 
 
-def _endpoint(endpoint: Endpoint, view: BreakerView) -> Document:
+def _endpoint(endpoint: Endpoint, view: BreakerView, canary: Seen | None) -> Document:
     return {
         "url": endpoint.url,
         "state": view.status,
@@ -127,6 +153,17 @@ def _endpoint(endpoint: Endpoint, view: BreakerView) -> Document:
         "until": view.until,
         "by": view.by,
         "opened_at": view.opened_at,
+        "canary": canary and _canary(canary),
+    }
+
+
+def _canary(seen: Seen) -> Document:
+    return {
+        "state": seen.state,
+        "cosine": None if seen.cosine is None else round(seen.cosine, 6),
+        "asked_at": seen.asked_at,
+        "well_at": seen.well_at,
+        "since": seen.since,
     }
 
 

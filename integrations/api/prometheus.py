@@ -18,9 +18,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from integrations import gauges, histogram, snapshot, statistics
+from integrations import canaries, gauges, histogram, snapshot, statistics
 from integrations.api import figures, status_schema
-from integrations.api.figures import CountBatches
+from integrations.api.figures import CountBatches, Queue, ReadQueue
+from integrations.canaries import Seen
+from integrations.models import Canary
 from integrations.statistics import Cell, Period
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class PrometheusView(APIView):
 
     # Given by the composition root: the queue is not this app's.
     batch_counts: CountBatches | None = None
+    queue: ReadQueue | None = None
 
     required_scope = "read"
     renderer_classes = (PrometheusRenderer,)
@@ -58,15 +61,15 @@ class PrometheusView(APIView):
     def get(self, request: Request) -> Response:
         """Answer; with PostgreSQL away only the gauges, and citadel_up says which part is missing."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Now(self.batch_counts))
+        registry.register(Now(self.batch_counts, self.queue))
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class Now(Collector):
     """All families as of one moment."""
 
-    def __init__(self, batch_counts: CountBatches | None) -> None:
-        self._batch_counts = batch_counts
+    def __init__(self, batch_counts: CountBatches | None, queue: ReadQueue | None) -> None:
+        self._batch_counts, self._queue = batch_counts, queue
 
     def collect(self) -> Iterator[Metric]:
         """Yield each family once."""
@@ -83,6 +86,9 @@ class Now(Collector):
             families = _counted(statistics.since_ever())
             if self._batch_counts is not None:
                 families.append(_queue(self._batch_counts(_ANY_WINDOW)))
+            if self._queue is not None:
+                families.extend(_waiting(self._queue()))
+            families.extend(_canaries(canaries.seen()))
         except (OperationalError, InterfaceError) as error:
             log.warning("metrics without the database: %s", type(error).__name__)
             return []
@@ -157,3 +163,41 @@ def _configured() -> Iterator[Metric]:
 def _queue(batches: Mapping[str, figures.BatchCounts]) -> Metric:
     values = {(model, state): getattr(c, state) for model, c in batches.items() for state in ("queued", "processing")}
     return _gauge("queue_batches", "Batches in the queue now.", "model state", values)
+
+
+def _waiting(queue: Queue) -> list[Metric]:
+    alive = {("worker",): queue.workers, ("scheduler",): queue.schedulers}
+    return [
+        _gauge("processes", "Workers and schedulers that have lately said that they are alive.", "kind", alive),
+        _gauge(
+            "queue_oldest_seconds",
+            "How long ago the oldest batch that has not ended was released.",
+            "model",
+            {(model,): seconds for model, seconds in queue.oldest_seconds.items()},
+        ),
+    ]
+
+
+def _canaries(known: Mapping[int, Seen]) -> list[Metric]:
+    models = (model for model in snapshot.current().models.values() if model.enabled)
+    found = [(e, known[e.id]) for model in models for e in model.endpoints if e.id in known]
+    return [
+        _gauge(
+            "canary_state",
+            "1 for what an endpoint's last answer to the fixed text was.",
+            "model endpoint state",
+            {(e.model, e.url, s): s == seen.state for e, seen in found for s in Canary.State.values},
+        ),
+        _gauge(
+            "canary_cosine",
+            "Cosine of that vector to the endpoint's reference.",
+            "model endpoint",
+            {(e.model, e.url): seen.cosine for e, seen in found if seen.cosine is not None},
+        ),
+        _gauge(
+            "canary_well_timestamp_seconds",
+            "The last time that an endpoint's vector was as it should be.",
+            "model endpoint",
+            {(e.model, e.url): seen.well_at.timestamp() for e, seen in found if seen.well_at is not None},
+        ),
+    ]

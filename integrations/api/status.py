@@ -12,9 +12,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from integrations import gauges, snapshot, statistics
+from integrations import canaries, gauges, snapshot, statistics
 from integrations.api import figures, status_schema
-from integrations.api.figures import CountBatches, Document
+from integrations.api.figures import CountBatches, Document, ReadQueue
 from integrations.api.prometheus import PrometheusView
 from integrations.errors import InvalidRequest, Unavailable
 from integrations.patterns import Pattern
@@ -52,6 +52,7 @@ class PatternStatusView(APIView):
         models = [m for m in snapshot.current().models.values() if m.enabled]
         period = _if_database(lambda: statistics.window(window))
         batches = _if_database(lambda: self.batch_counts(timedelta(seconds=window))) if period is not None else None
+        known = _if_database(canaries.seen) if batches is not None else None
         in_flight = gauges.in_flight()
         views = {model.slug: figures.views_of(model) for model in models}
         active = sum(n for (_, pattern), n in in_flight.counts.items() if pattern == Pattern.REAL_TIME)
@@ -62,7 +63,7 @@ class PatternStatusView(APIView):
                     "hybrid": figures.hybrid(models, period),
                     "bulk_only": figures.bulk_only(models, batches),
                 },
-                "circuit_breakers": {slug: figures.circuit_breaker(found) for slug, found in views.items()},
+                "circuit_breakers": {slug: figures.circuit_breaker(found, known) for slug, found in views.items()},
                 "window_seconds": window,
                 "records_dropped": period.dropped if period else None,
                 "degraded": _degraded(
@@ -121,11 +122,11 @@ def _degraded(**answers: bool) -> list[str]:
     return [part for part, well in answers.items() if not well]
 
 
-def status_urls(batch_counts: CountBatches) -> list[URLPattern]:
-    """Return the routes of status and metrics. batch_counts: how to ask the queue for its batches."""
+def status_urls(batch_counts: CountBatches, *, queue: ReadQueue) -> list[URLPattern]:
+    """Return the routes of status and metrics. batch_counts, queue: how to ask for batches and workers."""
     wired: dict[str, Any] = {"batch_counts": batch_counts}
     return [
         path("api/v1/external/patterns/status", PatternStatusView.as_view(**wired), name="patterns-status"),
         path("api/v1/external/patterns/metrics", PatternMetricsView.as_view(), name="patterns-metrics"),
-        path("metrics", PrometheusView.as_view(**wired), name="metrics"),
+        path("metrics", PrometheusView.as_view(**wired, queue=queue), name="metrics"),
     ]

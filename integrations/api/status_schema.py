@@ -62,6 +62,16 @@ class PatternsSerializer(_Schema):
     bulk_only = BulkOnlyStatusSerializer()
 
 
+class CanarySerializer(_Schema):
+    """What an endpoint answers to the fixed text, beside what it answered first."""
+
+    state = serializers.CharField(help_text="waiting, well, moved (another vector) or resized (another length).")
+    cosine = _number("Of its last vector to the reference; null where there is none.")
+    asked_at = serializers.DateTimeField(allow_null=True)
+    well_at = serializers.DateTimeField(allow_null=True, help_text="The last time its vector was as it should be.")
+    since = serializers.DateTimeField(help_text="Of this state.")
+
+
 class EndpointBreakerSerializer(_Schema):
     """One endpoint's breaker."""
 
@@ -72,6 +82,7 @@ class EndpointBreakerSerializer(_Schema):
     until = serializers.DateTimeField(allow_null=True, help_text="When a trial may be made, or a trip by hand ends.")
     by = serializers.CharField(allow_blank=True, help_text="The operator who tripped it; empty: Citadel itself.")
     opened_at = serializers.DateTimeField(allow_null=True)
+    canary = CanarySerializer(allow_null=True, help_text="null: not asked yet, or PostgreSQL does not answer.")
 
 
 class BreakerSerializer(_Schema):

@@ -23,6 +23,10 @@ _STATES: Final = {
     "none": ("no endpoint", "warn", "link_off"),
     "drained": ("drained", "warn", "build"),
     "disabled": ("switched off", "off", "power_settings_new"),
+    "waiting": ("no answer yet", "off", "hourglass_empty"),
+    "well": ("as it was", "good", "check_circle"),
+    "moved": ("other vectors", "bad", "swap_horiz"),
+    "resized": ("other length", "bad", "straighten"),
 }
 
 

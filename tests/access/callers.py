@@ -14,6 +14,7 @@ from integrations.models import (
     BreakerEvent,
     CallRecord,
     CallStats,
+    Canary,
     ConfigVersion,
     Endpoint,
     ModelConfig,
@@ -44,9 +45,11 @@ def rows() -> dict[type[Model], Model]:
     of_phi3: dict[str, Any] = {"model": phi3}
     call = {"model": "phi3", "pattern": "real_time", "mode": "live", "code": "ok"}
     seen = {"kind": "worker", "host": "here", "pid": 1, "started_at": NOW, "seen_at": NOW}
+    endpoint = Endpoint.objects.create(url="http://127.0.0.1:9001", **of_phi3)
     made = [
         phi3,
-        Endpoint.objects.create(url="http://127.0.0.1:9001", **of_phi3),
+        endpoint,
+        Canary.objects.create(endpoint=endpoint, since=NOW, state="moved", cosine=0.1),
         PatternAssignment.objects.create(pattern="real_time", **of_phi3),
         ApiKey.objects.create(client="team-a", prefix="ck_a", hash="0" * 64, scopes=["embed"]),
         CallRecord.objects.create(started_at=NOW, request_id="r", duration_ms=1, texts=1, **call),

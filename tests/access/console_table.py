@@ -56,10 +56,12 @@ GET: Final = {
         admin/integrations/patternassignment/<path:object_id>/ admin/integrations/callrecord/<path:object_id>/
         admin/integrations/callstats/<path:object_id>/ admin/integrations/breakerevent/<path:object_id>/
         admin/integrations/auditentry/<path:object_id>/ admin/integrations/configversion/<path:object_id>/
+        admin/integrations/canary/<path:object_id>/
         admin/batches/batchjob/<path:object_id>/ admin/batches/workerheartbeat/<path:object_id>/
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
+        integrations_canary_changelist integrations_canary_history integrations_canary_change
         breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
         integrations_endpoint_change integrations_apikey_changelist integrations_apikey_history
         integrations_apikey_change integrations_modelconfig_state integrations_modelconfig_changelist
@@ -87,6 +89,7 @@ GET: Final = {
         integrations_modelconfig_delete
     """,
     "login login 403 403 403 403": """
+        integrations_canary_add integrations_canary_delete
         autocomplete integrations_endpoint_add integrations_endpoint_delete integrations_apikey_delete
         integrations_patternassignment_add integrations_patternassignment_delete integrations_callrecord_add
         integrations_callrecord_delete integrations_callstats_add integrations_callstats_delete
@@ -140,11 +143,13 @@ POST: Final = {
         admin/integrations/patternassignment/<path:object_id>/ admin/integrations/callrecord/<path:object_id>/
         admin/integrations/callstats/<path:object_id>/ admin/integrations/breakerevent/<path:object_id>/
         admin/integrations/auditentry/<path:object_id>/ admin/integrations/configversion/<path:object_id>/
+        admin/integrations/canary/<path:object_id>/
         admin/batches/batchjob/<path:object_id>/ admin/batches/workerheartbeat/<path:object_id>/
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
         integrations_auditentry_export
+        integrations_canary_changelist integrations_canary_history
         breakers breakers-live integrations_endpoint_changelist integrations_endpoint_history
         integrations_apikey_changelist integrations_apikey_history integrations_modelconfig_state
         integrations_modelconfig_changelist integrations_modelconfig_history
@@ -170,6 +175,7 @@ POST: Final = {
         integrations_apikey_revoke
     """,
     "login login 403 403 403 403": """
+        integrations_canary_add integrations_canary_delete integrations_canary_change
         integrations_endpoint_add integrations_endpoint_delete integrations_endpoint_change
         integrations_apikey_delete integrations_apikey_change integrations_patternassignment_add
         integrations_patternassignment_delete integrations_patternassignment_change

@@ -72,6 +72,7 @@ def model_form(**changes: Any) -> dict[str, Any]:
         "enabled": "on",
         "upstream_model": "hermes",
         "truncate": "error",
+        "canary": "report",
         "assignments-TOTAL_FORMS": "1",
         "assignments-INITIAL_FORMS": "0",
         "assignments-0-pattern": "hybrid",

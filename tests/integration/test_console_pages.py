@@ -42,7 +42,7 @@ def queries_of_a_refresh(operator: Client) -> int:
     return len(found)
 
 
-def test_a_refresh_costs_at_most_five_queries_whatever_the_number_of_models(operator: Client) -> None:
+def test_a_refresh_costs_at_most_six_queries_whatever_the_number_of_models(operator: Client) -> None:
     costs = []
     for first, last in ((0, 3), (3, 30)):
         for n in range(first, last):
@@ -50,7 +50,7 @@ def test_a_refresh_costs_at_most_five_queries_whatever_the_number_of_models(oper
             happened(model=f"m{n}")
             a_batch(f"m{n}", pattern="hybrid")
         costs.append(queries_of_a_refresh(operator))
-    assert costs[0] == costs[1] <= 5
+    assert costs[0] == costs[1] <= 6
 
 
 def test_each_model_is_shown_in_each_of_its_patterns_with_its_own_figures(operator: Client) -> None:

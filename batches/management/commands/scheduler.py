@@ -1,4 +1,4 @@
-"""Run the scheduler: release, rescue, expire, purge, prune."""
+"""Run the scheduler: release, rescue, expire, purge, prune, callbacks, canaries."""
 
 import signal
 from argparse import ArgumentParser
@@ -7,8 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from batches import callbacks
-from batches.scheduling import Scheduler
+from batches import scheduling
 from integrations import snapshot
 
 
@@ -17,16 +16,17 @@ class Command(BaseCommand):
 
     # The checks load every view of the web process; `manage.py check` and the web server run them.
     requires_system_checks: tuple[str, ...] = ()
-    help = "Releases, rescues, expires and purges batches and prunes records, every SCHEDULER_INTERVAL seconds."
+    help = "Releases, rescues, expires and purges batches, prunes records, calls back and asks canaries."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--once", action="store_true", help="do everything that is due now, then end")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        scheduler = Scheduler()
+        scheduler = scheduling.Scheduler()
         if options["once"]:
             scheduler.tick()
-            callbacks.deliver_due()
+            scheduling.deliver()
+            scheduling.check_canaries()
             scheduler.sign_off()
             return
 
@@ -35,11 +35,13 @@ class Command(BaseCommand):
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
-        courier = callbacks.Courier()
+        threads = scheduling.threads()
         snapshot.start_watcher()
-        courier.start()
+        for thread in threads:
+            thread.start()
         try:
             scheduler.run()
         finally:
-            courier.stop()
+            for thread in threads:
+                thread.stop()
             snapshot.stop_watcher()
