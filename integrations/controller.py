@@ -24,11 +24,15 @@ REST: Final = 8
 
 
 class Target:
-    """The calls in flight from which on live texts wait for each other, one endpoint's in one process."""
+    """How many calls one process should have in flight to one endpoint.
 
-    def __init__(self) -> None:
+    start: where it begins. tie: what part of the texts a second a step up must at least bring to be kept.
+    """
+
+    def __init__(self, *, start: int = START, tie: float = TIE) -> None:
+        self._start, self._tie = start, tie
         self._lowest, self._most = 1, 10**6
-        self._base, self._base_rate = float(START), 0.0
+        self._base, self._base_rate = float(start), 0.0
         self._trial = 0.0  # 0: none under way
         self._up, self._step = True, STEP
         self._rest = self._failed = 0
@@ -72,7 +76,7 @@ class Target:
     def _judge(self, rate: float, *, limited: bool) -> None:
         if self._trial:
             self._judge_trial(rate, limited=limited)
-        elif limited or self._peak > START:
+        elif limited or self._peak > self._start:
             # What was not reached is no target: from there no step down would be felt.
             self._base = self._base if limited else min(self._base, float(self._peak))
             self._base_rate = rate
@@ -90,7 +94,7 @@ class Target:
 
     def _judge_trial(self, rate: float, *, limited: bool) -> None:
         gain = rate / self._base_rate if self._base_rate else 1.0
-        if gain < (TIE if self._up else GAIN):
+        if gain < (self._tie if self._up else GAIN):
             self._refuse()
             return
         self._base, self._base_rate, self._trial = self._trial, rate, 0.0

@@ -28,15 +28,18 @@ async def embed(
     connect_timeout: float,
     timeout: float,
     dimensions: int | None = None,
+    size: int | None = None,
+    at_once: int = PARTS_AT_ONCE,
 ) -> Answer:
     """Return (texts, dimensions) float32 within `timeout` seconds, in as many parts as the endpoint's max_batch needs.
 
-    dimensions: ask for vectors of this length, shorter than the model's own.
+    dimensions: ask for vectors of this length, shorter than the model's own. size: texts in one part, where that is
+    less than the endpoint takes; at_once: parts under way.
     Raises UpstreamFailed, UpstreamMalformed, UpstreamTimeout, UpstreamBusy, TextRejected, and InvalidRequest when the
     server does not give vectors of the length that was asked for.
     """
     protocol = protocols.get(endpoint.protocol)
-    size = endpoint.max_batch or protocol.default_max_batch
+    size = min(size or most(endpoint), most(endpoint))
     ends = time.monotonic() + timeout
 
     async def one(part: Sequence[str]) -> Answer:
@@ -63,7 +66,12 @@ async def embed(
 
     if len(texts) <= size:
         return await one(texts)
-    return _joined(await _all([partial(one, texts[i : i + size]) for i in range(0, len(texts), size)]))
+    return _joined(await _all(at_once, [partial(one, texts[i : i + size]) for i in range(0, len(texts), size)]))
+
+
+def most(endpoint: Endpoint) -> int:
+    """Return how many texts the endpoint takes in one call."""
+    return endpoint.max_batch or protocols.get(endpoint.protocol).default_max_batch
 
 
 async def health(send: Send, endpoint: Endpoint) -> Health:
@@ -121,9 +129,9 @@ def _joined(parts: Sequence[Answer]) -> Answer:
     )
 
 
-async def _all(parts: Sequence[Callable[[], Awaitable[Answer]]]) -> list[Answer]:
-    """Make the calls, PARTS_AT_ONCE at a time; the first error ends the rest and is raised as it is."""
-    places = asyncio.Semaphore(PARTS_AT_ONCE)
+async def _all(at_once: int, parts: Sequence[Callable[[], Awaitable[Answer]]]) -> list[Answer]:
+    """Make the calls, `at_once` at a time; the first error ends the rest and is raised as it is."""
+    places = asyncio.Semaphore(at_once)
 
     async def placed(part: Callable[[], Awaitable[Answer]]) -> Answer:
         async with places:

@@ -8,21 +8,18 @@ asked only if the operator listed it as a fallback with the same embedding space
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from django.conf import settings
-
-from integrations import breakers, exchange, protocols, recorder, snapshot, transport
+from integrations import breakers, exchange, recorder, snapshot, transport
+from integrations.attempts import Asked, Attempts
 from integrations.breakers import Breakers
-from integrations.coalescing import PERHAPS_A_TEXT, Exchange, Lane
+from integrations.coalescing import PERHAPS_A_TEXT
 from integrations.errors import (
     CircuitOpen,
     CitadelError,
     Overloaded,
-    UpstreamBusy,
     UpstreamTimeout,
 )
 from integrations.exchange import Send
@@ -31,8 +28,6 @@ from integrations.protocols.base import Answer, Health
 from integrations.retries import RetryBudget, backoff
 from integrations.values import Assignment, Endpoint, Model
 
-# How long an endpoint that answers 429 without Retry-After is left alone, in seconds.
-DEFAULT_PAUSE = 1.0
 PROBE_TEXT = "Is this model there?"
 PROBE_CONNECT_TIMEOUT = 5.0
 PROBE_TIMEOUT = 30.0
@@ -105,14 +100,11 @@ class Gateway:
         send: Send = transport.send,
         record: Callable[[recorder.Call], None] = recorder.record,
     ) -> None:
-        self._breakers = breakers_
         self._send = send
+        self.attempts = Attempts(breakers_, send)
         self._record = record
         self._budgets: defaultdict[int, RetryBudget] = defaultdict(RetryBudget)
-        self._paused: dict[int, float] = {}
-        self._endpoint_calls: Counter[int] = Counter()
         self._active: Counter[tuple[str, str]] = Counter()
-        self._lanes: defaultdict[int, Lane] = defaultdict(Lane)
 
     async def embed(
         self,
@@ -241,18 +233,23 @@ class Gateway:
         return True
 
     async def _attempt(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model) -> Answer:
-        self._refuse_paused(endpoint)
         started, outcome, detail = time.monotonic(), "cancelled", ""
-        # A worker's call is as long as it needs to be, within its own deadline.
-        limit = job.left() if job.mode is Mode.BULK else min(job.assignment.attempt_timeout, job.left())
+        prefix, left, bulk = model.prefix(job.input_type), job.left(), job.mode is Mode.BULK
+        asked = Asked(
+            model=model,
+            texts=[prefix + text for text in job.texts] if prefix else job.texts,
+            assignment=job.assignment,
+            dimensions=job.dimensions,
+            # A worker's call is as long as it needs to be, within its own deadline.
+            limit=left if bulk else min(job.assignment.attempt_timeout, left),
+            left=left,
+            bulk=bulk,
+            alone=trail.alone,
+        )
         try:
-            answer = await self._ask(endpoint, job, trail, model, limit)
+            answer = await self.attempts.make(endpoint, asked)
             outcome = "ok"
             return answer
-        except UpstreamBusy as error:
-            self._paused[endpoint.id] = time.monotonic() + (error.retry_after or DEFAULT_PAUSE)
-            outcome, detail = error.code, error.detail
-            raise
         except (CircuitOpen, Overloaded):
             outcome = ""  # nothing was sent
             raise
@@ -265,61 +262,6 @@ class Gateway:
                 ms = (time.monotonic() - started) * 1000
                 trail.attempts.append(Attempt(endpoint=endpoint.url, outcome=outcome, ms=ms, detail=detail))
                 trail.endpoint = endpoint.url
-
-    async def _ask(self, endpoint: Endpoint, job: _Job, trail: _Trail, model: Model, limit: float) -> Answer:
-        """Make this caller's call, or one that it shares with others."""
-        prefix = model.prefix(job.input_type)
-        own = [prefix + text for text in job.texts] if prefix else job.texts
-
-        async def ask(texts: Sequence[str], seconds: float, call: Exchange) -> Answer:
-            self._refuse_paused(endpoint)  # it may have asked for a pause while these texts waited
-            async with self._slot(endpoint), self._breakers.guard(endpoint, job.assignment):
-                try:
-                    return await exchange.embed(
-                        self._send,
-                        endpoint,
-                        model=model,
-                        texts=texts,
-                        connect_timeout=job.assignment.connect_timeout,
-                        timeout=seconds,
-                        dimensions=job.dimensions,
-                    )
-                except asyncio.CancelledError:
-                    if call.out_of_time:
-                        raise UpstreamTimeout from None
-                    raise
-
-        if job.mode is Mode.BULK or not model.coalesce:
-            return await ask(own, limit, Exchange())
-        lane = self._lanes[endpoint.id]
-        lane.target.within(endpoint.min_target, min(endpoint.max_target, endpoint.max_in_flight))
-        most = endpoint.max_batch or protocols.get(endpoint.protocol).default_max_batch
-        return await lane.ask(
-            own,
-            ask,
-            # The very values, which `ask` keeps alive: all that changes an answer or how a call is made is in them.
-            key=(id(endpoint), id(model), id(job.assignment), job.dimensions),
-            most=min(most, settings.COALESCE_MAX_TEXTS),
-            limit=limit,
-            left=job.left(),
-            at_once=trail.alone or not self._breakers.lets_through(endpoint),
-        )
-
-    def _refuse_paused(self, endpoint: Endpoint) -> None:
-        left = self._paused.get(endpoint.id, 0.0) - time.monotonic()
-        if left > 0:
-            raise Overloaded(f"{endpoint.url} asked for a pause.", retry_after=left)
-
-    @asynccontextmanager
-    async def _slot(self, endpoint: Endpoint) -> AsyncIterator[None]:
-        """Hold one of the endpoint's places: a server that hangs must not collect all of this process's calls."""
-        if self._endpoint_calls[endpoint.id] >= endpoint.max_in_flight:
-            raise Overloaded(f"{endpoint.url} has {endpoint.max_in_flight} calls in flight.", retry_after=1)
-        self._endpoint_calls[endpoint.id] += 1
-        try:
-            yield
-        finally:
-            self._endpoint_calls[endpoint.id] -= 1
 
 
 def _rounds(endpoints: Sequence[Endpoint], rounds: int) -> Iterator[tuple[int, Endpoint]]:

@@ -87,7 +87,7 @@ class Publisher:
         return InFlight(counts=_positive(total), shared=True)
 
     def _others(self) -> list[bytes]:
-        with _connect() as connection:
+        with connect() as connection:
             since = _seconds(connection) - LIFETIME
             names = [n for n in connection.zrangebyscore(PROCESSES, since, "+inf") if n != self._name.encode()]
             return [document for document in connection.mget(names) if document] if names else []
@@ -119,7 +119,7 @@ class Publisher:
 
     def _send(self, counts: Counts) -> None:
         if self._redis is None:
-            self._redis = _connect()
+            self._redis = connect()
         now = _seconds(self._redis)
         with self._redis.pipeline(transaction=True) as pipe:
             if counts:
@@ -137,8 +137,8 @@ def _positive(counts: Counts) -> dict[tuple[str, str], int]:
     return {key: count for key, count in counts.items() if count > 0}
 
 
-def _connect() -> redis.Redis:
-    """Without redis-py's own retries: they would keep whoever asks for the status waiting."""
+def connect() -> redis.Redis:
+    """Return a connection without redis-py's own retries: they would keep whoever asks for the status waiting."""
     return redis.Redis.from_url(
         settings.REDIS_URL,
         socket_timeout=settings.REDIS_TIMEOUT,

@@ -1,16 +1,18 @@
 """What every process that makes calls keeps running beside them: configuration, breakers, gauges, records."""
 
-from integrations import breakers, gateway, gauges, limits, recorder, snapshot
+from integrations import breakers, gateway, gauges, limits, pressure, recorder, snapshot
 
 
 def start(*, keep_snapshot: bool = False) -> None:
-    """Load and watch the configuration, share breakers, publish calls under way. Waits for PostgreSQL a few seconds.
+    """Load and watch the configuration, share breakers, publish calls under way and how they fare.
 
+    Waits for PostgreSQL a few seconds.
     keep_snapshot: keep each version in a file, for a start while PostgreSQL is away.
     """
     snapshot.start_watcher(keep_file=keep_snapshot)
     breakers.start()
     gauges.publish(gateway.in_flight)
+    pressure.start()
 
 
 def stop() -> None:
@@ -19,4 +21,5 @@ def stop() -> None:
     limits.stop()
     breakers.stop()
     gauges.stop()
+    pressure.stop()
     recorder.stop()

@@ -289,7 +289,7 @@ def test_no_result_ever_reaches_another_caller(
         assert isinstance(outcome, Embeddings | TextRejected)
         assert number in bad_ones or isinstance(outcome, Embeddings)
     assert caller.gateway.in_flight() == {}
-    assert np.all([lane.in_flight == lane.waiting_texts == 0 for lane in caller.gateway._lanes.values()])
+    assert np.all([lane.in_flight == lane.waiting_texts == 0 for lane in caller.gateway.attempts.lanes.values()])
 
 
 def test_errors_that_callers_share_are_each_ones_own(caller: Caller, upstream: Upstream) -> None:
