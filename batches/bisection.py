@@ -65,6 +65,14 @@ class Found:
 
     def outcome(self, start: int, end: int) -> Outcome:
         """Return what is known of the texts from `start` up to `end`, counted from 0 again."""
+        if start == 0 and end == self.count:
+            return Outcome(
+                vectors=self.vectors,
+                done=frozenset(self.done),
+                errors=dict(self.errors),
+                endpoint=self.endpoint,
+                upstream_model=self.upstream_model,
+            )
         return Outcome(
             vectors=self.vectors[start:end],
             done=frozenset(i - start for i in self.done if start <= i < end),
@@ -76,11 +84,14 @@ class Found:
     def take(self, piece: range, answer: Embeddings) -> None:
         """Note the vectors of one piece. Raises UpstreamMalformed when they are longer or shorter than those before."""
         dimensions = answer.vectors.shape[1]
-        if not self.done:
+        if len(piece) == self.count:
+            self.vectors = answer.vectors
+        elif not self.done:
             self.vectors = np.zeros((self.count, dimensions), dtype=np.float32)
         if self.vectors.shape[1] != dimensions:
             raise UpstreamMalformed("The vectors of one chunk differ in length.")
-        self.vectors[piece.start : piece.stop] = answer.vectors
+        if len(piece) < self.count:
+            self.vectors[piece.start : piece.stop] = answer.vectors
         self.done.update(piece)
         self.endpoint, self.upstream_model = answer.endpoint, answer.upstream_model
 

@@ -7,7 +7,7 @@ lease is long: then the clock has stepped back, and it would otherwise hold for 
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,9 @@ CLAIMABLE = f"""c.state IN ('waiting', 'claimed') AND {_DUE.replace("%s", "c.ava
     AND (c.state = 'waiting' OR c.lease_until < now()
         OR c.lease_until > clock_timestamp() + (%(lease)s + 1) * interval '1 second')"""
 
+# Whoever claims does not take what it holds itself, also where the clock has stepped or its renewal is late.
+_NOT_HELD = "c.id <> ALL(%(held)s::bigint[])"
+
 # The batch asked for, or one of the same model that an operator or client put before it. The inner ORDER BY and LIMIT
 # keep the lateral part, which locks, from being evaluated for more than what is needed.
 _FIRST = f"""{UNSYNCED}
@@ -48,10 +51,10 @@ FROM (
     ORDER BY b.priority DESC, b.queued_at, b.id LIMIT {CANDIDATES}
 ) b CROSS JOIN LATERAL (
     SELECT c.id, c.size, c.attempts = 0 AND c.pending IS NULL AS fresh
-    FROM batches_batchchunk c WHERE c.batch_id = b.id AND {CLAIMABLE}
-    ORDER BY c.number LIMIT 1 FOR UPDATE SKIP LOCKED
+    FROM batches_batchchunk c WHERE c.batch_id = b.id AND {CLAIMABLE} AND {_NOT_HELD}
+    ORDER BY c.number LIMIT %(most)s FOR UPDATE SKIP LOCKED
 ) chunk
-LIMIT 1
+LIMIT %(most)s
 """  # nosec B608 # made of constants
 
 # Small batches that share the call: same model, pattern and input type. A chunk that has failed before goes alone, so
@@ -66,7 +69,7 @@ FROM (
     ORDER BY b.priority DESC, b.queued_at, b.id LIMIT %(room)s
 ) b CROSS JOIN LATERAL (
     SELECT c.id, c.size FROM batches_batchchunk c
-    WHERE c.batch_id = b.id AND {CLAIMABLE} AND c.attempts = 0 AND c.pending IS NULL
+    WHERE c.batch_id = b.id AND {CLAIMABLE} AND {_NOT_HELD} AND c.attempts = 0 AND c.pending IS NULL
     ORDER BY c.number LIMIT 1 FOR UPDATE SKIP LOCKED
 ) chunk
 """  # nosec B608 # made of constants
@@ -165,26 +168,51 @@ def claim(target: Target, *, owner: str, call_size: int) -> list[Claim]:
 
     Empty when nothing can be claimed now.
     """
+    return next(iter(claim_calls(target, owner=owner, call_size=call_size, most=1)), [])
+
+
+def claim_calls(
+    target: Target, *, owner: str, call_size: int, most: int, held: Sequence[Claim] = ()
+) -> list[list[Claim]]:
+    """Take chunks for up to `most` calls, as `claim` does for each, in one transaction; return those of each call.
+
+    None of those `held`, which this process has in its hands.
+    Fewer where small batches are gathered for a call: those come one call at a time.
+    """
     values: dict[str, Any] = {
         "batch_id": target.batch_id,
         "model": target.model,
         "priority": target.priority,
         "owner": owner,
         "lease": settings.CHUNK_LEASE,
+        "most": most,
+        "held": [claim.chunk for claim in held],
     }
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_FIRST, values)
-        first = cursor.fetchone()
-        if first is None:
+        calls = _calls(cursor, cursor.fetchall(), values, call_size=call_size)
+        if not calls:
             return []
-        chunk, batch, size, fresh = first
-        ids = [chunk]
-        if fresh and size < call_size:
-            ids += _company(cursor, {**values, "batch": batch}, room=call_size - size)
-        cursor.execute(_TAKE, {**values, "ids": ids})
+        cursor.execute(_TAKE, {**values, "ids": [chunk for chunks in calls for chunk in chunks]})
         rows = cursor.fetchall()
     _begin(row[2] for row in rows if row[4] == "queued")
-    return sorted((_claim(row) for row in rows), key=lambda claim: ids.index(claim.chunk))
+    taken = {claim.chunk: claim for claim in map(_claim, rows)}
+    return [[taken[chunk] for chunk in chunks] for chunks in calls]
+
+
+def _calls(
+    cursor: Any, found: Sequence[Sequence[Any]], values: Mapping[str, Any], *, call_size: int
+) -> list[list[int]]:
+    """The chunks of each call. One that can be filled up goes with its company, and then only that call is made."""
+    calls: list[list[int]] = []
+    for chunk, batch, size, fresh in found:
+        if not fresh or size >= call_size:
+            calls.append([chunk])
+        elif not calls:
+            return [[chunk, *_company(cursor, {**values, "batch": batch}, room=call_size - size)]]
+        else:
+            break
+    return calls
 
 
 def claimable(batch_id: str, *, limit: int = 1) -> int:

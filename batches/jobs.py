@@ -41,7 +41,9 @@ def after(queue: str, batch_id: str) -> None:
 
 def _slice(batch_id: str, *, helpers: bool) -> None:
     try:
-        connection.close_if_unusable_or_obsolete()
+        # Not Django's close_if_unusable_or_obsolete: that would connect anew for each slice.
+        if connection.connection is not None and not connection.is_usable():
+            connection.close()
         target = claiming.find(batch_id)
         if target is None:
             return

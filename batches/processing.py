@@ -1,11 +1,13 @@
 """A worker's engine: it claims chunks, keeps upstream calls in flight, and stores what they bring.
 
-Three threads share the work. The worker's own claims, for a slice of BULK_SLICE seconds, as long as the model has fewer
-than BULK_CALLS_IN_FLIGHT calls of this worker under way. The gateway's loop waits for the servers. One more stores what
-has come back. A slice does not wait for its calls: a server that hangs keeps its few places, and the worker goes on
-with another model.
+Three threads share the work. The worker's own claims, for a slice of BULK_SLICE seconds: as many chunks as may be under
+way for the model (BULK_CALLS_IN_FLIGHT calls), and some more, which wait on the gateway's loop so that a server never
+waits for a claim. The loop makes the calls. The third thread stores what has come back, all of it in one transaction;
+a server does not wait for that either. A slice does not wait for its calls: a server that hangs keeps its few places,
+and the worker goes on with another model.
 """
 
+import asyncio
 import concurrent.futures
 import logging
 import queue
@@ -21,10 +23,11 @@ from batches import bisection, claiming, settling
 from batches.bisection import Found
 from batches.claiming import Claim, Target
 from batches.heartbeats import Pulse
+from batches.places import Places
 from integrations import gateway, logs, loop, snapshot
 from integrations.errors import CitadelError
 from integrations.patterns import Embeddings, Mode
-from integrations.values import Assignment, Model
+from integrations.values import Assignment, Model, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ GLANCE = 0.1
 PATIENCE = 1.0
 # How long results are kept while PostgreSQL is away, in seconds. Their texts would otherwise be embedded again.
 KEEP_RESULTS = 60.0
+# Calls whose results are stored in one transaction: some megabytes.
+STORED_AT_ONCE = 8
 # How long cancelled calls may take to hand their chunks back.
 HAND_BACK = 2.0
 
@@ -61,6 +66,8 @@ class Engine:
         self.pulse = Pulse(name, self.claims)
         self.stopping = False
         self._changed = threading.Condition()
+        self._places = Places(in_flight)
+        # From the claim until the result is stored.
         self._calls: dict[Call, concurrent.futures.Future[Found]] = {}
         self._back: queue.SimpleQueue[_Back | None] = queue.SimpleQueue()
         self._storer = threading.Thread(target=self._store_all, name="storer", daemon=True)
@@ -79,6 +86,7 @@ class Engine:
         """Let the calls finish for `timeout` seconds, hand back the chunks of the others, and end."""
         self.stopping = True
         self._keep_until = time.monotonic() + timeout
+        loop.submit(self._dismiss())
         if not self.drain(timeout):
             with self._changed:
                 futures = list(self._calls.values())
@@ -108,78 +116,144 @@ class Engine:
         self.pulse.works_on(target.batch_id)
         while not self.stopping and time.monotonic() < ends:
             model = serving(target.model)
-            if model is None or not self._wait_for_place(model.slug, min(ends, time.monotonic() + PATIENCE)):
+            if model is None:
                 return
-            if not self._claim_and_call(model, target):
+            room = self._wait_for_room(model.slug, min(ends, time.monotonic() + PATIENCE))
+            if not room or not self._claim_and_call(model, target, room):
                 return
 
-    def _claim_and_call(self, model: Model, target: Target) -> bool:
-        claims = claiming.claim(target, owner=self.name, call_size=claiming.call_size(model))
-        if not claims:
-            return False
-        self._start(model, claims)
-        return True
+    def _claim_and_call(self, model: Model, target: Target, room: int) -> bool:
+        calls = claiming.claim_calls(
+            target, owner=self.name, call_size=claiming.call_size(model), most=room, held=self.claims()
+        )
+        for claims in calls:
+            self._start(model, claims)
+        return bool(calls)
 
-    def _wait_for_place(self, model: str, until: float) -> bool:
-        """Wait until this worker may make another call to the model; False when it may not before `until`."""
+    def _wait_for_room(self, model: str, until: float) -> int:
+        """Wait until this worker may claim for the model; return for how many calls, 0 when for none before `until`."""
         with self._changed:
             while not self.stopping:
-                if sum(call.model == model for call in self._calls) < settings.BULK_CALLS_IN_FLIGHT:
-                    return True
+                if (room := self._room(model)) >= max(1, _ahead(in_flight(model)) // 2):
+                    return room
                 left = until - time.monotonic()
                 if left <= 0:
-                    return False
+                    return max(0, room)
                 self._changed.wait(min(left, GLANCE))
-        return False
+        return 0
+
+    def _room(self, model: str) -> int:
+        """How many further calls may be claimed: no more than a server soon wants, or than can be stored."""
+        ended = [future.done() for call, future in self._calls.items() if call.model == model]
+        places = in_flight(model)
+        return places + _ahead(places) - max(ended.count(False), len(ended) - places)
 
     def _start(self, model: Model, claims: Sequence[Claim]) -> None:
         call = Call(model=model.slug, claims=claims)
-        future = loop.submit(_embed(model, claims))
+        future = loop.submit(self._call(model, call))
         with self._changed:
             self._calls[call] = future
-        future.add_done_callback(lambda done: self._back.put(_Back(call=call, future=done)))
+        future.add_done_callback(lambda done: self._ended(call, done))
+
+    # --- the gateway's loop ---
+
+    async def _call(self, model: Model, call: Call) -> Found:
+        async with self._places.one(call.model):
+            # Perhaps it has waited for its place, and the model was drained or changed meanwhile.
+            if (known := snapshot.peek()) is not None:
+                now = _serving(known, call.model)
+                if now is None:
+                    raise asyncio.CancelledError  # the chunks are handed back
+                model = now
+            return await _embed(model, call.claims)
+
+    def _ended(self, call: Call, future: "concurrent.futures.Future[Found]") -> None:
+        self._back.put(_Back(call=call, future=future))
+        with self._changed:
+            self._changed.notify_all()
+
+    async def _dismiss(self) -> None:
+        self._places.dismiss()
 
     # --- the storing thread ---
 
     def _store_all(self) -> None:
-        while (back := self._back.get()) is not None:
+        while backs := self._came_back():
+            found = [(back.call, _found(back)) for back in backs]
             try:
-                self._settle(back.call, _found(back))
+                self._settle(found)
             except Exception:
                 # The lease runs out and somebody claims these chunks again: late, but not lost.
-                log.exception("result not stored", extra={"batch_id": back.call.claims[0].batch_id})
+                log.exception("result not stored", extra={"batch_id": backs[0].call.claims[0].batch_id})
             with self._changed:
-                del self._calls[back.call]
+                for back in backs:
+                    del self._calls[back.call]
                 self._changed.notify_all()
         connection.close()
 
-    def _settle(self, call: Call, found: Found) -> None:
-        """Store a call's outcome; while PostgreSQL is away, try again."""
+    def _came_back(self) -> list[_Back]:
+        """Wait for a result, and take with it what has come meanwhile; nothing at the end."""
+        backs: list[_Back] = []
+        while len(backs) < STORED_AT_ONCE:
+            try:
+                back = self._back.get(block=not backs)
+            except queue.Empty:
+                break
+            if back is None:
+                if backs:
+                    self._back.put(None)
+                break
+            backs.append(back)
+        return backs
+
+    def _settle(self, calls: Sequence[tuple[Call, Found]]) -> None:
+        """Store the calls' outcomes; while PostgreSQL is away, try again."""
         until = time.monotonic() + KEEP_RESULTS
         while True:
             try:
-                connection.close_if_unusable_or_obsolete()
-                return settling.settle(call.claims, found)
+                return settling.settle_all([(call.claims, found) for call, found in calls])
             except AWAY:
                 connection.close()
                 if time.monotonic() > min(until, self._keep_until):
                     raise
                 time.sleep(0.5)
             except DatabaseError as error:
-                # Something about this result cannot be stored: as a failure it can.
-                if isinstance(found.stopped_by, DatabaseError):
-                    raise
-                log.exception("result refused by PostgreSQL", extra={"batch_id": call.claims[0].batch_id})
-                found = Found(count=found.count, stopped_by=error)
+                return self._settle_refused(calls, error)
+
+    def _settle_refused(self, calls: Sequence[tuple[Call, Found]], error: DatabaseError) -> None:
+        """Something about these results cannot be stored: about one of them, and as a failure that one can."""
+        if len(calls) > 1:
+            for one in calls:
+                self._settle([one])
+            return
+        [(call, found)] = calls
+        if isinstance(found.stopped_by, DatabaseError):
+            raise error
+        log.exception("result refused by PostgreSQL", extra={"batch_id": call.claims[0].batch_id}, exc_info=error)
+        self._settle([(call, Found(count=found.count, stopped_by=error))])
+
+
+def in_flight(model: str) -> int:
+    """How many calls to this model one worker may have under way."""
+    return settings.BULK_CALLS_IN_FLIGHT
+
+
+def _ahead(places: int) -> int:
+    """How many calls are claimed before they have a place. They are handed back, unasked, when the worker stops."""
+    return (places + 1) // 2
 
 
 def serving(slug: str) -> Model | None:
     """Return the model if queued work may go to it now: it is known, enabled and not drained."""
     try:
-        model = snapshot.current().serving(slug, live=False)
+        return _serving(snapshot.current(), slug)
     except CitadelError:
         return None
-    return None if model.draining else model
+
+
+def _serving(known: Snapshot, slug: str) -> Model | None:
+    model = known.models.get(slug)
+    return model if model and model.enabled and not model.draining else None
 
 
 def _assignment(model: Model, pattern: str) -> Assignment | None:

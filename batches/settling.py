@@ -50,8 +50,7 @@ def settle(claims: Sequence[Claim], found: Found) -> None:
     error = found.stopped_by
     parts = list(_parts(claims, found))
     if error is None:
-        for claim, outcome in parts:
-            storing.store(claim, outcome)
+        storing.store_all(parts)
     elif isinstance(error, CANCELLED):
         for claim, outcome in parts:
             _let_go(claim, outcome)
@@ -60,6 +59,16 @@ def settle(claims: Sequence[Claim], found: Found) -> None:
     else:
         for claim, outcome in parts:
             _failed(claim, outcome, error)
+
+
+def settle_all(calls: Sequence[tuple[Sequence[Claim], Found]]) -> None:
+    """Store what some calls brought, as `settle` does; what is whole in one transaction."""
+    whole = [call for call in calls if call[1].stopped_by is None]
+    if whole:
+        storing.store_all([part for claims, found in whole for part in _parts(claims, found)])
+    for claims, found in calls:
+        if found.stopped_by is not None:
+            settle(claims, found)
 
 
 def _parts(claims: Sequence[Claim], found: Found) -> Iterator[tuple[Claim, Outcome]]:

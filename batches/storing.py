@@ -1,55 +1,90 @@
-"""What becomes of a claimed chunk: done, done in part, or waiting again.
+"""What becomes of claimed chunks: done, done in part, or waiting again.
 
-Each is one transaction that counts only if the chunk is still held under the token it was claimed with. A worker that
-comes too late, because its lease ran out or the batch was cancelled, changes nothing.
+A chunk's result counts only if the chunk is still held under the token it was claimed with. A worker that comes too
+late, because its lease ran out or the batch was cancelled, changes nothing.
+
+Several results are stored in one transaction: what waits for a commit is most of what storing costs. Their vectors come
+by binary COPY into a table of the connection's own and go from there to their chunks: as values of a statement they
+would be sent as hexadecimal digits, which costs PostgreSQL twice and this process three times as much (100 vectors of
+768 numbers: 6.5 and 1.7 ms of a core instead of 3.2 and 0.5).
 """
 
+import io
 import logging
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
 from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 from batches.bisection import Outcome, Refusal, refusal
-from batches.claiming import Claim
+from batches.claiming import UNSYNCED, Claim
 from integrations.errors import UpstreamMalformed
 from integrations.patterns import Vectors
 
 log = logging.getLogger(__name__)
 
-_LOCK = "SELECT FROM batches_batchjob WHERE id = %s AND state IN ('queued', 'processing') FOR NO KEY UPDATE"
+# The batches' rows first, the lowest id first: every writer keeps this order.
+_LOCK = """
+SELECT id, to_regclass('pg_temp.batches_arriving') IS NOT NULL FROM batches_batchjob
+WHERE id = ANY(%s) AND state IN ('queued', 'processing') ORDER BY id FOR NO KEY UPDATE
+"""
 
 # A statement of its own, after the lock: only then does it see what the worker that held the lock before has finished.
 # In one statement two workers would each see the other's chunk unfinished, and nobody would close the batch.
 _STORE = """
-WITH chunk AS (
-    UPDATE batches_batchchunk SET
-        state = CASE WHEN %(done)s THEN 'done' ELSE 'waiting' END,
-        vectors = %(vectors)s, dimensions = %(dimensions)s, errors = %(errors)s, pending = %(pending)s,
-        endpoint = COALESCE(NULLIF(%(endpoint)s, ''), endpoint),
-        upstream_model = COALESCE(NULLIF(%(upstream_model)s, ''), upstream_model),
-        finished_at = CASE WHEN %(done)s THEN clock_timestamp() END,
-        available_at = CASE WHEN %(done)s THEN available_at ELSE now() + %(delay)s * interval '1 second' END,
-        lease_token = NULL, lease_owner = '', lease_until = NULL
-    WHERE id = %(chunk)s AND state = 'claimed' AND lease_token = %(token)s
-    RETURNING batch_id
-), last AS (
-    SELECT %(done)s AND NOT EXISTS (
-        SELECT FROM batches_batchchunk
-        WHERE batch_id = %(batch)s AND state IN ('waiting', 'claimed') AND id <> %(chunk)s
-    ) AS yes
-)
+UPDATE batches_batchchunk c SET
+    state = CASE WHEN new.done THEN 'done' ELSE 'waiting' END,
+    vectors = v.vectors, dimensions = new.dimensions, errors = new.errors::jsonb, pending = new.pending::integer[],
+    endpoint = COALESCE(NULLIF(new.endpoint, ''), c.endpoint),
+    upstream_model = COALESCE(NULLIF(new.upstream_model, ''), c.upstream_model),
+    finished_at = CASE WHEN new.done THEN clock_timestamp() END,
+    available_at = CASE WHEN new.done THEN c.available_at ELSE now() + %(delay)s * interval '1 second' END,
+    lease_token = NULL, lease_owner = '', lease_until = NULL
+FROM unnest(
+    %(places)s::integer[], %(chunks)s::bigint[], %(tokens)s::uuid[], %(done)s::boolean[], %(dimensions)s::integer[],
+    %(errors)s::text[], %(pending)s::text[], %(endpoints)s::text[], %(upstream_models)s::text[]
+) AS new(place, chunk, token, done, dimensions, errors, pending, endpoint, upstream_model)
+JOIN batches_arriving v ON v.place = new.place
+WHERE c.id = new.chunk AND c.state = 'claimed' AND c.lease_token = new.token
+RETURNING new.place
+"""
+
+_COUNT = """
 UPDATE batches_batchjob b SET
-    completed = b.completed + %(completed)s, failed = b.failed + %(failed)s,
-    state = CASE WHEN NOT last.yes THEN 'processing' WHEN b.completed + %(completed)s > 0 THEN 'completed'
+    completed = b.completed + new.completed, failed = b.failed + new.failed,
+    state = CASE WHEN last.no THEN 'processing' WHEN b.completed + new.completed > 0 THEN 'completed'
         ELSE 'failed' END,
     started_at = COALESCE(b.started_at, now()),
-    finished_at = CASE WHEN last.yes THEN clock_timestamp() END
-FROM chunk, last WHERE b.id = chunk.batch_id
-RETURNING b.state
+    finished_at = CASE WHEN NOT last.no THEN clock_timestamp() END
+FROM unnest(%s::bigint[], %s::integer[], %s::integer[]) AS new(batch, completed, failed)
+CROSS JOIN LATERAL (
+    SELECT EXISTS (
+        SELECT FROM batches_batchchunk c WHERE c.batch_id = new.batch AND c.state IN ('waiting', 'claimed')
+    ) AS no
+) last
+WHERE b.id = new.batch
+RETURNING b.batch_id, b.state
 """
+
+# EXTERNAL: float32 do not compress, and to find that out for each row costs as much as to store it.
+_ARRIVING = """
+CREATE TEMPORARY TABLE batches_arriving (place integer NOT NULL, vectors bytea) ON COMMIT DELETE ROWS;
+ALTER TABLE batches_arriving ALTER vectors SET STORAGE EXTERNAL
+"""
+_COPY: Final = "COPY batches_arriving (place, vectors) FROM STDIN (FORMAT binary)"
+# https://www.postgresql.org/docs/current/sql-copy.html, “Binary Format”: signature, flags, no extension; a row is the
+# number of its fields and each field behind its length; -1 ends it.
+_COPY_HEAD: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_ROW: Final = struct.Struct("!hiii")
+_COPY_END: Final = struct.pack("!h", -1)
+# psycopg2 reads and sends so much at once; by default 8 kB.
+_COPY_SIZE: Final = 2**20
 
 _TRY_LATER = """
 UPDATE batches_batchchunk SET state = 'waiting', attempts = attempts + 1,
@@ -75,8 +110,17 @@ class Merged:
     failed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    claim: Claim
+    outcome: Outcome
+    merged: Merged
+
+
 def merge(claim: Claim, outcome: Outcome) -> Merged:
     """Put the outcome of the pending texts beside what the chunk has already."""
+    if claim.kept is None and len(outcome.done) == claim.size:
+        return _complete(outcome)
     rows, outcome = _rows(claim, outcome)
     errors = dict(claim.kept.errors) if claim.kept else {}
     pending = []
@@ -98,24 +142,36 @@ def merge(claim: Claim, outcome: Outcome) -> Merged:
 
 
 def store(claim: Claim, outcome: Outcome, *, delay: float = 0.0) -> bool:
-    """Store what is known of a chunk's texts, count it in its batch, and close the batch after its last chunk.
+    """Store one chunk's result as `store_all` does; False when it came too late."""
+    return store_all([(claim, outcome)], delay=delay) == [True]
 
-    Texts without an outcome stay pending, for `delay` seconds at least. False: the chunk was no longer ours, and
-    nothing was stored.
+
+def store_all(results: Sequence[tuple[Claim, Outcome]], *, delay: float = 0.0) -> list[bool]:
+    """Store what is known of some chunks' texts, count it in their batches, and close those that have no more to do.
+
+    Texts without an outcome stay pending, for `delay` seconds at least. Return of each chunk whether it was still ours:
+    of the others nothing was stored. All or nothing where PostgreSQL raises.
     """
-    merged = merge(claim, outcome)
+    rows = [_Row(claim, outcome, merge(claim, outcome)) for claim, outcome in results]
+    stored: set[int] = set()
+    ended: list[tuple[str, str]] = []
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_LOCK, [claim.batch])
-        state = None
-        if cursor.fetchone() is not None:
-            cursor.execute(_STORE, _values(claim, outcome, merged, delay=delay))
-            row = cursor.fetchone()
-            state = row[0] if row else None
-    if state is None:
-        log.info("late result discarded", extra={"batch_id": claim.batch_id, "chunk": claim.chunk})
-    elif state != "processing":
-        log.info("batch ended", extra={"batch_id": claim.batch_id, "state": state})
-    return state is not None
+        cursor.execute(_LOCK, [sorted({claim.batch for claim, _ in results})])
+        if locked := dict(cursor.fetchall()):
+            if not any(locked.values()):
+                cursor.execute(_ARRIVING)
+            stored = _store(cursor, {n: row for n, row in enumerate(rows) if row.claim.batch in locked}, delay=delay)
+            ended = _count(cursor, [rows[n] for n in stored])
+        if not ended:
+            # Should PostgreSQL crash before this reaches the disk, the chunks are claimed as before, and done again.
+            # The commit that ends a batch waits for the disk, and so for all that was written before it.
+            cursor.execute(UNSYNCED)
+    for n, row in enumerate(rows):
+        if n not in stored:
+            log.info("late result discarded", extra={"batch_id": row.claim.batch_id, "chunk": row.claim.chunk})
+    for batch_id, state in ended:
+        log.info("batch ended", extra={"batch_id": batch_id, "state": state})
+    return [n in stored for n in range(len(rows))]
 
 
 def try_later(claim: Claim, delay: float) -> None:
@@ -128,6 +184,46 @@ def postpone(batch: int, delay: float) -> None:
     """Let a whole batch wait: nothing of it is claimed for `delay` seconds."""
     with connection.cursor() as cursor:
         cursor.execute(_POSTPONE, [delay, batch])
+
+
+def _store(cursor: CursorWrapper, rows: Mapping[int, _Row], *, delay: float) -> set[int]:
+    """Write these results, each if its chunk is still held; return which were written."""
+    with connection.wrap_database_errors:
+        cursor.copy_expert(_COPY, io.BytesIO(b"".join(_copied(rows))), size=_COPY_SIZE)
+    cursor.execute(_STORE, _values(rows) | {"delay": delay})
+    return {place for (place,) in cursor.fetchall()}
+
+
+def _copied(rows: Mapping[int, _Row]) -> Iterator[bytes]:
+    yield _COPY_HEAD
+    for place, row in rows.items():
+        vectors = row.merged.vectors
+        yield _COPY_ROW.pack(2, 4, place, -1 if vectors is None else len(vectors))
+        yield vectors or b""
+    yield _COPY_END
+
+
+def _count(cursor: CursorWrapper, rows: Iterable[_Row]) -> list[tuple[str, str]]:
+    """Count in the batches what was stored; return those that have ended, and how."""
+    completed, failed = Counter[int](), Counter[int]()
+    for row in rows:
+        completed[row.claim.batch] += row.merged.completed
+        failed[row.claim.batch] += row.merged.failed
+    batches = list(completed)
+    cursor.execute(_COUNT, [batches, [completed[b] for b in batches], [failed[b] for b in batches]])
+    return [(batch_id, state) for batch_id, state in cursor.fetchall() if state != "processing"]
+
+
+def _complete(outcome: Outcome) -> Merged:
+    """What nearly every chunk comes to: a vector for each text, in one run."""
+    return Merged(
+        vectors=outcome.vectors.astype("<f4", copy=False).tobytes(),
+        dimensions=outcome.vectors.shape[1],
+        errors={},
+        pending=None,
+        completed=len(outcome.done),
+        failed=0,
+    )
 
 
 def _rows(claim: Claim, outcome: Outcome) -> tuple[Vectors, Outcome]:
@@ -145,19 +241,18 @@ def _rows(claim: Claim, outcome: Outcome) -> tuple[Vectors, Outcome]:
     return rows, outcome
 
 
-def _values(claim: Claim, outcome: Outcome, merged: Merged, *, delay: float) -> dict[str, Any]:
+def _values(rows: Mapping[int, _Row]) -> dict[str, Any]:
+    """One list for each column."""
+    claims, merged = [row.claim for row in rows.values()], [row.merged for row in rows.values()]
     return {
-        "done": merged.pending is None,
-        "vectors": merged.vectors,
-        "dimensions": merged.dimensions,
-        "errors": orjson.dumps(merged.errors).decode(),
-        "pending": merged.pending,
-        "endpoint": outcome.endpoint,
-        "upstream_model": outcome.upstream_model,
-        "delay": delay,
-        "chunk": claim.chunk,
-        "token": str(claim.token),
-        "batch": claim.batch,
-        "completed": merged.completed,
-        "failed": merged.failed,
+        "places": list(rows),
+        "chunks": [claim.chunk for claim in claims],
+        "tokens": [str(claim.token) for claim in claims],
+        "done": [one.pending is None for one in merged],
+        "dimensions": [one.dimensions for one in merged],
+        "errors": [orjson.dumps(one.errors).decode() for one in merged],
+        # An array of arrays would need them to be of one length.
+        "pending": [None if one.pending is None else "{" + ",".join(map(str, one.pending)) + "}" for one in merged],
+        "endpoints": [row.outcome.endpoint for row in rows.values()],
+        "upstream_models": [row.outcome.upstream_model for row in rows.values()],
     }

@@ -264,7 +264,8 @@ class _Watcher:
         self._tried.set()
 
     def _look(self) -> None:
-        connection.close_if_unusable_or_obsolete()
+        # The connection is kept, whatever DATABASE_CONN_MAX_AGE says: a new one every 250 ms costs PostgreSQL a process
+        # each time. One that is lost is noticed by the question itself.
         if _current is None or _stored_version() != _current.version:
             self._loaded(load())
 

@@ -121,14 +121,18 @@ class Stack:
 
 
 def serve_model(
-    *upstreams: Upstream | str, slug: str = "m", pattern: str = "bulk_only", fields: Mapping[str, Any] | None = None
+    *upstreams: Upstream | str,
+    slug: str = "m",
+    pattern: str = "bulk_only",
+    protocol: str = "ollama",
+    fields: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """Store a model at these upstreams (or URLs), its assignment with `fields`, and make it known to this process."""
     model = ModelConfig.objects.create(slug=slug, upstream_model="test-model")
     PatternAssignment.objects.create(model=model, pattern=pattern, **(fields or {}))
     for position, upstream in enumerate(upstreams):
-        url, protocol = (upstream, "ollama") if isinstance(upstream, str) else (upstream.url, upstream.protocol)
-        Endpoint.objects.create(model=model, position=position, url=url, protocol=protocol)
+        url, spoken = (upstream, protocol) if isinstance(upstream, str) else (upstream.url, upstream.protocol)
+        Endpoint.objects.create(model=model, position=position, url=url, protocol=spoken)
     snapshot.bump()
     snapshot.load()
     return model

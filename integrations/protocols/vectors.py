@@ -27,7 +27,8 @@ def matrix(rows: Any, *, body: bytes) -> Vectors:
     if not rows:
         return np.empty((0, 0), np.float32)
     # numpy takes JSON's booleans for numbers. The words are looked for first, since types are slow to check one by one.
-    if (b"true" in body or b"false" in body) and _has_booleans(rows):
+    numbers = any(type(row) is list for row in rows)
+    if numbers and (b"true" in body or b"false" in body) and _has_booleans(rows):
         raise UpstreamMalformed("The model server gave vectors that are not made of numbers.")
     try:
         found = np.array(rows)

@@ -96,6 +96,28 @@ def test_a_lease_that_ends_further_ahead_than_a_lease_is_long_has_run_out() -> N
     assert len(claim(job, owner="w2")) == 1
 
 
+def test_nobody_takes_what_it_holds_itself_although_the_lease_has_run_out() -> None:
+    job = a_released_batch(["a"], ["b"])
+    target = claiming.find(job.batch_id)
+    assert target is not None
+    held = claim(job)
+    set_lease(held[0], -1)
+    ((other,),) = claiming.claim_calls(target, owner="w1", call_size=1, most=5, held=held)
+    assert other.chunk != held[0].chunk
+    ((taken,),) = claiming.claim_calls(target, owner="w2", call_size=1, most=5)
+    assert taken.chunk == held[0].chunk
+
+
+def test_several_calls_are_claimed_at_once_in_order_and_a_rest_comes_later() -> None:
+    job = a_released_batch(*[[f"{n}a", f"{n}b"] for n in range(4)], ["rest"])
+    a_released_batch(["stranger"])
+    target = claiming.find(job.batch_id)
+    assert target is not None
+    found = [claiming.claim_calls(target, owner="w1", call_size=2, most=3) for _ in range(3)]
+    texts = [[[text for claim in call for text in claim.texts] for call in calls] for calls in found]
+    assert texts == [[["0a", "0b"], ["1a", "1b"], ["2a", "2b"]], [["3a", "3b"]], [["rest", "stranger"]]]
+
+
 def test_a_claim_that_began_before_another_one_does_not_take_its_lease_for_one_that_has_run_out() -> None:
     job = a_released_batch(["a"])
     with transaction.atomic():
@@ -265,6 +287,21 @@ def test_what_is_known_of_a_chunk_is_stored_and_only_the_rest_claimed_again() ->
     assert (job.state, job.completed, job.failed) == ("completed", 2, 1)
 
 
+def test_results_of_several_batches_are_stored_at_once_and_a_late_one_stops_no_other() -> None:
+    first, second = a_released_batch(["a"], ["b"]), a_released_batch(["c"])
+    (a, b, c) = (claim(job, call_size=1)[0] for job in (first, first, second))
+    late = replace(b, token=uuid.uuid4())
+    stored = storing.store_all([(claim_, vectors_for(claim_)) for claim_ in (c, late, a)])
+    assert stored == [True, False, True]
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.state, first.completed) == ("processing", 1)
+    assert (second.state, second.completed) == ("completed", 1)
+    assert storing.store_all([(late, vectors_for(late)), (b, vectors_for(b))]) == [False, True]
+    first.refresh_from_db()
+    assert (first.state, first.completed, first.failed) == ("completed", 2, 0)
+
+
 def test_claiming_stays_quick_to_look_for_work_among_many_ended_batches() -> None:
     """Not a matter of the clock: the plan must use the index of active batches."""
     job = a_released_batch(["a"])
@@ -273,7 +310,14 @@ def test_claiming_stays_quick_to_look_for_work_among_many_ended_batches() -> Non
     BatchJob.objects.bulk_create(BatchJob(batch_id=f"old-{n}", **template, **times) for n in range(5000))
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE batches_batchjob")
-        values: dict[str, Any] = {"model": "m", "batch_id": job.batch_id, "priority": 5, "lease": 10}
+        values: dict[str, Any] = {
+            "model": "m",
+            "batch_id": job.batch_id,
+            "priority": 5,
+            "lease": 10,
+            "most": 8,
+            "held": [],
+        }
         cursor.execute("EXPLAIN " + claiming._FIRST.removeprefix(claiming.UNSYNCED), values)
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan on batches_batchjob" not in plan

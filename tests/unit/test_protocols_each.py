@@ -42,7 +42,7 @@ def test_tei_is_told_whether_to_cut_and_to_normalise(truncate: bool, normalise: 
 
 
 def test_openai_is_asked_to_cut_only_where_the_model_says_so() -> None:
-    plain = {"model": "m", "input": ["x"], "encoding_format": "float"}
+    plain = {"model": "m", "input": ["x"], "encoding_format": "base64"}
     assert body_of(OPENAI) == plain
     assert body_of(OPENAI, truncate=True) == {**plain, "truncate_prompt_tokens": -1}
 
