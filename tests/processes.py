@@ -184,14 +184,15 @@ def _empty_tables() -> None:
 
 
 @contextlib.contextmanager
-def stack_on(servers: Servers, folder: Path) -> Iterator[Stack]:
-    """A stack on servers of its own, on which this process's ORM works, too."""
+def stack_on(servers: Servers, folder: Path, *, restored: bool = False) -> Iterator[Stack]:
+    """A stack on servers of its own, on which this process's ORM works, too. restored: its database is there."""
     url = servers.database_url("citadel")
-    with contextlib.closing(psycopg2.connect(servers.database_url("postgres"))) as server:
-        server.autocommit = True
-        server.cursor().execute("CREATE DATABASE citadel")
     stack = Stack(database_url=url, redis_url=servers.redis_url, folder=folder)
-    assert stack.manage("migrate", "-v0", "--skip-checks").returncode == 0
+    if not restored:
+        with contextlib.closing(psycopg2.connect(servers.database_url("postgres"))) as server:
+            server.autocommit = True
+            server.cursor().execute("CREATE DATABASE citadel")
+        assert stack.manage("migrate", "-v0", "--skip-checks").returncode == 0
     configured = connections.settings["default"]
     before = configured.copy()
     found = environ.Env.db_url_config(url)
