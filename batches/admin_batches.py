@@ -228,7 +228,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
             "chunks": progress.chunks(job, start=_start(request, "chunks")),
             "failures": progress.failures(job, start=_start(request, "failures")),
             "may_cancel": may_operate and job.state in BatchJob.ACTIVE,
-            "may_retry": may_operate and lifecycle.retryable(job),
+            "may_retry": may_operate and job.file_batch_id is None and lifecycle.retryable(job),
             "list_url": page_url(self, "changelist"),
         }
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from integrations.errors import (
     CitadelError,
+    InvalidRequest,
     TextRejected,
     Unavailable,
     UpstreamError,
@@ -120,6 +121,9 @@ async def search(texts: Sequence[str], ask: Ask, *, pieces: int = 1, last_try: b
         piece = waiting.popleft()
         try:
             found.take(piece, await ask(texts[piece.start : piece.stop]))
+        except InvalidRequest as error:
+            # No text's fault: the server does not give vectors of the length that was asked for.
+            found.refuse(piece, error)
         except TextRejected as error:
             _halve_or_refuse(found, waiting, piece, error)
         except Unavailable as error:

@@ -57,14 +57,15 @@ FROM (
 LIMIT %(most)s
 """  # nosec B608 # made of constants
 
-# Small batches that share the call: same model, pattern and input type. A chunk that has failed before goes alone, so
-# that one which breaks the server does not take strangers along twice.
+# Small batches that share the call: same model, pattern, input type and length of vectors. A chunk that has failed
+# before goes alone, so that one which breaks the server does not take strangers along twice.
 _COMPANY = f"""
 SELECT chunk.id, chunk.size
 FROM (
     SELECT b.id FROM batches_batchjob b JOIN batches_batchjob mine ON mine.id = %(batch)s
     WHERE b.model = %(model)s AND {OPEN_BATCH} AND b.id <> mine.id AND b.total <= %(room)s
         AND b.pattern = mine.pattern AND b.input_type = mine.input_type
+        AND b.dimensions IS NOT DISTINCT FROM mine.dimensions
         AND EXISTS (SELECT FROM batches_batchchunk c WHERE c.batch_id = b.id AND {CLAIMABLE})
     ORDER BY b.priority DESC, b.queued_at, b.id LIMIT %(room)s
 ) b CROSS JOIN LATERAL (
@@ -80,8 +81,8 @@ SET state = 'claimed', lease_token = gen_random_uuid(), lease_owner = %(owner)s,
     lease_until = now() + %(lease)s * interval '1 second'
 FROM batches_batchjob b
 WHERE c.id = ANY(%(ids)s) AND b.id = c.batch_id
-RETURNING c.id, c.lease_token, b.id, b.batch_id, b.state, b.client, b.request_id, b.pattern, b.input_type, c.attempts,
-    c.size, c.texts, c.pending, c.vectors, c.dimensions, c.errors
+RETURNING c.id, c.lease_token, b.id, b.batch_id, b.state, b.client, b.request_id, b.pattern, b.input_type, b.dimensions,
+    c.attempts, c.size, c.texts, c.pending, c.vectors, c.dimensions, c.errors
 """
 
 _BEGIN = f"""{UNSYNCED}
@@ -139,6 +140,7 @@ class Claim:
     texts: tuple[str, ...]
     positions: tuple[int, ...]
     kept: Kept | None
+    shortened: int | None = None  # the length of vectors to ask for, where it is not the model's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +270,8 @@ def _begin(batches: Iterable[int]) -> None:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    chunk, token, batch, batch_id, _, client, request_id, pattern, input_type, attempts, size, *content = row
-    texts, pending, vectors, dimensions, errors = content
+    chunk, token, batch, batch_id, _, client, request_id, pattern, input_type, shortened, *content = row
+    attempts, size, texts, pending, vectors, dimensions, errors = content
     every = orjson.loads(texts)
     positions = tuple(range(size)) if pending is None else tuple(pending)
     kept = None
@@ -284,6 +286,7 @@ def _claim(row: Sequence[Any]) -> Claim:
         request_id=request_id,
         pattern=pattern,
         input_type=input_type,
+        shortened=shortened,
         attempts=attempts,
         size=size,
         texts=tuple(every[position] for position in positions),

@@ -51,12 +51,15 @@ def cancel(batch_id: str, *, actor: str = "") -> BatchJob:
     return job
 
 
-def retry(batch_id: str, *, actor: str = "") -> BatchJob:
+def retry(batch_id: str, *, actor: str = "", expires_at: datetime | None = None) -> BatchJob:
     """Put the texts of an ended batch that have no vector back into the queue, released at once.
 
+    expires_at: when its time is over, for the batch of a file; else that is after BULK_EXPIRY.
     Raises BatchNotFound, BatchNotRetryable, and QueueFull when they do not fit under the model's bound.
     """
     with _locked(batch_id) as job:
+        if job.file_batch_id is not None and expires_at is None:
+            raise BatchNotRetryable(f"{batch_id} has lines of a file: retry the batch of that file.")
         _refuse_retry(job)
         _audit(job, "retry_batch", actor=actor, after={"state": BatchJob.State.QUEUED})
         now = clock.now()
@@ -72,7 +75,7 @@ def retry(batch_id: str, *, actor: str = "") -> BatchJob:
             started_at=None,
             finished_at=None,
             callback_for=None,
-            expires_at=now + timedelta(seconds=settings.BULK_EXPIRY),
+            expires_at=expires_at or now + timedelta(seconds=settings.BULK_EXPIRY),
         )
         assignment = releasing.queue_assignment(job.model)
         job.estimated_completion = estimates.place(job, assignment=assignment, now=now).estimated_completion

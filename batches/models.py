@@ -19,6 +19,10 @@ from typing import ClassVar
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
+from batches.file_models import FileBatch, StoredFile
+
+__all__ = ["BatchChunk", "BatchJob", "Delivery", "FileBatch", "StoredFile", "WorkerHeartbeat"]
+
 
 class BatchJob(models.Model):
     """What one client submitted at once, for one model."""
@@ -79,6 +83,12 @@ class BatchJob(models.Model):
     purged_at = models.DateTimeField(null=True, blank=True)
     # Whether its chunks are still there: a purge deletes them in slices.
     stored = models.BooleanField(default=True)
+    # Ask the model for vectors of this length, shorter than its own.
+    dimensions = models.PositiveIntegerField(null=True, blank=True)
+    # The file whose lines these texts are.
+    file_batch = models.ForeignKey(
+        FileBatch, on_delete=models.PROTECT, null=True, blank=True, related_name="jobs", db_index=False
+    )
 
     class Meta:
         indexes: ClassVar = [
@@ -103,6 +113,9 @@ class BatchJob(models.Model):
                 condition=models.Q(state__in=["queued", "processing"]),
             ),
             models.Index(fields=["client", "-id"], name="batch_client"),
+            models.Index(
+                fields=["file_batch", "id"], name="batch_of_file", condition=models.Q(file_batch__isnull=False)
+            ),
             models.Index(fields=["finished_at"], name="batch_finished"),
             models.Index(
                 fields=["id"],

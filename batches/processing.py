@@ -283,6 +283,7 @@ async def _embed(model: Model, claims: Sequence[Claim]) -> Found:
             deadline=settings.BULK_TIMEOUT,
             input_type=first.input_type,
             batch_id=first.batch_id,
+            dimensions=first.shortened,
         )
 
     return await bisection.search(texts, ask, pieces=settling.pieces(claims), last_try=settling.is_last_try(claims))

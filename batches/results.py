@@ -63,13 +63,25 @@ async def alines(job: BatchJob) -> AsyncIterator[bytes]:
 
 def block_from(job: BatchJob, position: int) -> tuple[bytes, int]:
     """Return the NDJSON of the next chunks' rows, which begin at `position`, and where the next block begins."""
-    chunks = list(_of(job).filter(first__gte=position).order_by("first")[:STREAM_CHUNKS])
-    # Purged in the meantime: the rest is said to be, in blocks like the others.
-    end = chunks[-1].first + chunks[-1].size if chunks else min(position + 1000, job.total)
-    rows = _complete(job, list(_rows(job, chunks)), position, end)
+    rows, end = _next_rows(job, position, STREAM_CHUNKS)
     return b"".join(
         orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE) for row in rows
     ), end
+
+
+def rows(job: BatchJob, *, chunks: int = STREAM_CHUNKS) -> Iterator[Row]:
+    """Yield the whole result in order, with so many chunks in memory at once."""
+    position = 0
+    while position < job.total:
+        found, position = _next_rows(job, position, chunks)
+        yield from found
+
+
+def _next_rows(job: BatchJob, position: int, most: int) -> tuple[list[Row], int]:
+    chunks = list(_of(job).filter(first__gte=position).order_by("first")[:most])
+    # Purged in the meantime: the rest is said to be, in blocks like the others.
+    end = chunks[-1].first + chunks[-1].size if chunks else min(position + 1000, job.total)
+    return _complete(job, list(_rows(job, chunks)), position, end), end
 
 
 def vectors_of(chunk: BatchChunk) -> Vectors | None:

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
-from batches import callbacks, clock, heartbeats, lifecycle, queues, releasing, rescue
+from batches import (
+    callbacks,
+    clock,
+    file_batches,
+    file_clerk,
+    file_store,
+    heartbeats,
+    lifecycle,
+    queues,
+    releasing,
+    rescue,
+)
 from batches.repeating import Repeating
 from integrations import canaries, rollups
 
@@ -52,6 +63,18 @@ def expire() -> None:
         queues.remove(batch_id)
 
 
+def expire_files() -> None:
+    """End the batches of files whose lines were never read, and take files from sight whose time is over."""
+    now = clock.now()
+    file_batches.expire_due(now)
+    file_store.expire_due(now)
+
+
+def sweep_files() -> bool:
+    """Remove some of the files that nobody sees any more."""
+    return file_store.sweep(clock.now())
+
+
 def purge() -> bool:
     """Delete some of the texts and vectors that are due. Few at a time: the next rescue waits for it."""
     return lifecycle.purge_due(clock.now(), limit=PURGE_SLICES) > 0
@@ -74,11 +97,13 @@ def check_canaries() -> bool:
 
 
 def threads() -> tuple[Repeating, ...]:
-    """Return what runs beside the ticks: a receiver or a model server that is slow must hold up no rescue."""
+    """Return what runs beside the ticks: a slow receiver, model server or storage must hold up no rescue."""
     return (
         Repeating("callbacks", deliver, patience=settings.CALLBACK_TIMEOUT + 5),
         # Nothing is lost with a question that nobody waits for.
         Repeating("canaries", check_canaries, patience=1.0),
+        # A file that is left in the middle is begun anew by the next clerk.
+        Repeating("files", file_clerk.do_one, patience=settings.WORKER_STOP_TIMEOUT),
     )
 
 
@@ -94,10 +119,12 @@ class Scheduler:
         self._shared = [
             Duty(name="release", do=release),
             Duty(name="expire", do=expire),
+            Duty(name="expire files", do=expire_files),
             Duty(name="announce", do=callbacks.announce),
             Duty(name="dispatch", do=rescue.dispatch),
             Duty(name="heartbeats", do=heartbeats.remove_stale, interval=PURGE_INTERVAL),
             Duty(name="purge", do=purge, interval=PURGE_INTERVAL),
+            Duty(name="sweep files", do=sweep_files, interval=PURGE_INTERVAL),
             Duty(name="fold", do=rollups.fold, interval=PRUNE_INTERVAL),
             Duty(name="prune", do=rollups.prune, interval=PRUNE_INTERVAL),
             Duty(name="prune transitions", do=rollups.prune_breaker_events, interval=PRUNE_INTERVAL),

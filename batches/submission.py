@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 
 from batches import bounds, clock, estimates, idempotency, queues, releasing
-from batches.models import BatchChunk, BatchJob
+from batches.models import BatchChunk, BatchJob, FileBatch
 from integrations import embed_request, recorder
 from integrations.calls import Call
 from integrations.errors import CitadelError, InvalidRequest, QueueUnavailable
@@ -47,7 +47,7 @@ def submit(call: EmbedCall) -> Accepted:
             bounds.check_room(call.model.slug, limit=call.model.max_waiting_texts, adding=len(texts))
             job = insert_job(call, clock.now())
             job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
-            position = _settle(job, call, digest.hex())
+            position = settle(job, call, digest.hex())
         else:
             position = _position(job, call)
         outcome.job = job
@@ -73,7 +73,7 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         # Only now is the body known, and with it whether it came before.
         first = idempotency.first_batch(call, digest.hex())
         if first is None:
-            position = _settle(job, call, digest.hex())
+            position = settle(job, call, digest.hex())
         else:
             transaction.savepoint_rollback(before)
             job, position = first, _position(first, call)
@@ -81,22 +81,31 @@ def submit_lines(call: EmbedCall, lines: Iterable[bytes]) -> Accepted:
         return _accepted(job, position)
 
 
+def insert_texts(call: EmbedCall, texts: Iterable[str], *, parent: FileBatch) -> BatchJob:
+    """Insert those lines of a file that one batch can hold, within the caller's transaction; `settle` comes next."""
+    job = insert_job(call, clock.now(), parent=parent)
+    job.total = _insert_chunks(job, texts, size=call.assignment.batch_size)
+    return job
+
+
 def _six_hex() -> str:
     return secrets.token_hex(3)
 
 
-def insert_job(call: EmbedCall, now: datetime, *, draw: Callable[[], str] = _six_hex) -> BatchJob:
+def insert_job(
+    call: EmbedCall, now: datetime, *, draw: Callable[[], str] = _six_hex, parent: FileBatch | None = None
+) -> BatchJob:
     """Insert the row of a batch that has no texts yet, under an id that `draw`'s six characters end."""
     for _ in range(ID_DRAWS - 1):
         try:
             with transaction.atomic():
-                return _new_job(call, now, suffix=draw())
+                return _new_job(call, now, suffix=draw(), parent=parent)
         except IntegrityError:
             continue
-    return _new_job(call, now, suffix=draw())
+    return _new_job(call, now, suffix=draw(), parent=parent)
 
 
-def _new_job(call: EmbedCall, now: datetime, *, suffix: str) -> BatchJob:
+def _new_job(call: EmbedCall, now: datetime, *, suffix: str, parent: FileBatch | None) -> BatchJob:
     return BatchJob.objects.create(
         batch_id=f"batch_{call.model.slug}_{now:%Y%m%d_%H%M%S}_{suffix}",
         client=call.client,
@@ -104,6 +113,7 @@ def _new_job(call: EmbedCall, now: datetime, *, suffix: str) -> BatchJob:
         pattern=call.assignment.pattern,
         priority=call.request.priority,
         input_type=call.request.input_type,
+        dimensions=call.request.dimensions,
         client_metadata=dict(call.request.client_metadata),
         callback_url=call.request.callback_url,
         request_id=call.request_id,
@@ -111,7 +121,8 @@ def _new_job(call: EmbedCall, now: datetime, *, suffix: str) -> BatchJob:
         submitted_at=now,
         queued_at=now,
         available_at=now,
-        expires_at=now + timedelta(seconds=settings.BULK_EXPIRY),
+        file_batch=parent,
+        expires_at=parent.expires_at if parent else now + timedelta(seconds=settings.BULK_EXPIRY),
     )
 
 
@@ -166,10 +177,10 @@ def _digested(texts: Iterable[str], digest: idempotency.BodyDigest) -> Iterator[
         yield text
 
 
-def _settle(job: BatchJob, call: EmbedCall, digest: str) -> int:
+def settle(job: BatchJob, call: EmbedCall, digest: str = "") -> int:
     """Write what is known only once all texts are stored, see that they fit, and have the batch handed over.
 
-    Return its position in the queue.
+    Return its position in the queue. Raises QueueFull. Of several batches in one transaction, by the model's name.
     """
     job.body_digest = digest
     job.idempotency_key = call.idempotency_key or None
@@ -230,18 +241,22 @@ def _recorded(call: EmbedCall) -> Iterator[_Outcome]:
         code = CitadelError.code
         raise
     finally:
-        job = outcome.job
-        recorder.record(
-            Call(
-                started_at=call.received_at,
-                request_id=call.request_id,
-                client=call.client,
-                model=call.model.slug,
-                pattern=call.assignment.pattern,
-                mode=Mode.QUEUED,
-                code=code,
-                duration_ms=(time.perf_counter() - began) * 1000,
-                texts=job.total if job else len(call.request.texts),
-                batch_id=job.batch_id if job else "",
-            )
+        record(call, outcome.job, code=code, seconds=time.perf_counter() - began)
+
+
+def record(call: EmbedCall, job: BatchJob | None, *, code: str, seconds: float) -> None:
+    """Note a submission among the calls, and what it came to."""
+    recorder.record(
+        Call(
+            started_at=call.received_at,
+            request_id=call.request_id,
+            client=call.client,
+            model=call.model.slug,
+            pattern=call.assignment.pattern,
+            mode=Mode.QUEUED,
+            code=code,
+            duration_ms=seconds * 1000,
+            texts=job.total if job else len(call.request.texts),
+            batch_id=job.batch_id if job else "",
         )
+    )

@@ -35,6 +35,8 @@ SHOWN = (
     "BULK_PRIOR_TEXTS_PER_SECOND",
     "CHUNK_LEASE", "CHUNK_MAX_ATTEMPTS", "CHUNK_BACKOFF", "CHUNK_BACKOFF_MAX", "IDEMPOTENCY_WINDOW",
     "RESULT_RETENTION", "SCHEDULER_INTERVAL", "WORKER_HEARTBEAT_INTERVAL", "WORKER_STOP_TIMEOUT",
+    "OPENAI_FILE_MAX_BYTES", "OPENAI_FILE_EXPIRY", "OPENAI_BATCH_MAX_LINES", "OPENAI_BATCH_MAX_GROUPS",
+    "OPENAI_FILES_DIR", "OPENAI_FILES_STORAGE",
     "CALLBACK_ALLOW_HTTP", "CALLBACK_ALLOWED_HOSTS", "CALLBACK_ALLOWED_NETWORKS", "CALLBACK_TIMEOUT",
     "CALLBACK_ATTEMPTS", "CALLBACK_BACKOFF",
     "SNAPSHOT_POLL_INTERVAL", "RECORD_BUFFER_SIZE", "RECORD_FLUSH_INTERVAL", "RECORD_FLUSH_ROWS",
@@ -84,7 +86,7 @@ def shown_settings() -> Mapping[str, Any]:
     """Return the settings without secrets."""
     shown = {name: getattr(settings, name) for name in SHOWN}
     shown["REDIS_URL"] = without_password(shown["REDIS_URL"])
-    shown["STATE_DIR"] = str(shown["STATE_DIR"])
+    shown |= {name: str(shown[name]) for name in ("STATE_DIR", "OPENAI_FILES_DIR")}
     return shown
 
 

@@ -98,7 +98,8 @@ MAX_TEXT_BYTES: int = env.int("MAX_TEXT_BYTES", default=256 * 2**10)
 MAX_JSON_BODY_BYTES: int = env.int("MAX_JSON_BODY_BYTES", default=16 * 2**20)
 MAX_NDJSON_BODY_BYTES: int = env.int("MAX_NDJSON_BODY_BYTES", default=4 * 2**30)
 BODY_READ_TIMEOUT: float = env.float("BODY_READ_TIMEOUT", default=30.0)
-DATA_UPLOAD_MAX_MEMORY_SIZE = None  # the door bounds every body before Django sees it
+# The door bounds every body before Django sees it; this is for the fields of a form beside a file.
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_JSON_BODY_BYTES
 
 # --- Queued work ---------------------------------------------------------------------------------------------------
 
@@ -117,6 +118,28 @@ RESULT_RETENTION: float = env.float("RESULT_RETENTION", default=30 * 86400.0)
 SCHEDULER_INTERVAL: float = env.float("SCHEDULER_INTERVAL", default=1.0)
 WORKER_HEARTBEAT_INTERVAL: float = env.float("WORKER_HEARTBEAT_INTERVAL", default=2.0)
 WORKER_STOP_TIMEOUT: float = env.float("WORKER_STOP_TIMEOUT", default=5.0)
+
+# --- Files of OpenAI's API, and the batches made of them ------------------------------------------------------------
+
+OPENAI_FILE_MAX_BYTES: int = env.int("OPENAI_FILE_MAX_BYTES", default=200 * 2**20)
+OPENAI_FILE_EXPIRY: float = env.float("OPENAI_FILE_EXPIRY", default=30 * 86400.0)
+OPENAI_BATCH_MAX_LINES: int = env.int("OPENAI_BATCH_MAX_LINES", default=50_000)
+OPENAI_BATCH_MAX_GROUPS: int = env.int("OPENAI_BATCH_MAX_GROUPS", default=20)
+# Web processes and schedulers must see the same files: on several hosts a shared folder, or another storage. What is on
+# its way into the storage is here, too.
+OPENAI_FILES_DIR: Path = Path(env.str("OPENAI_FILES_DIR", default=str(STATE_DIR / "files")))
+OPENAI_FILES_STORAGE: str = env.str("OPENAI_FILES_STORAGE", default="django.core.files.storage.FileSystemStorage")
+# May hold a secret, as the keys of an object store.
+OPENAI_FILES_STORAGE_OPTIONS: dict[str, Any] = env.json("OPENAI_FILES_STORAGE_OPTIONS", default={}) or (
+    {"location": str(OPENAI_FILES_DIR), "file_permissions_mode": 0o600, "directory_permissions_mode": 0o700}
+    if OPENAI_FILES_STORAGE.endswith(".FileSystemStorage")
+    else {}
+)
+STORAGES: dict[str, dict[str, Any]] = {
+    "default": {"BACKEND": "django.core.files.storage.InMemoryStorage"},  # nothing uses it
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "client_files": {"BACKEND": OPENAI_FILES_STORAGE, "OPTIONS": OPENAI_FILES_STORAGE_OPTIONS},
+}
 
 # --- Callbacks -----------------------------------------------------------------------------------------------------
 
@@ -248,6 +271,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "BatchStateEnum": "batches.models.BatchJob.State",
+        "FileBatchStateEnum": "batches.models.FileBatch.State",
         "BreakerStateEnum": ["closed", "half_open", "open", "forced_open"],
     },
 }

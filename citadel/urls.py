@@ -38,6 +38,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     *status_urls(counts_by_model, queue=backlog.present),
     path("api/v1/external/", include("batches.api.urls")),
     path("v1/", include("integrations.openai_door.urls")),
+    path("v1/", include("batches.openai_door.urls")),
     *api_urls(
         handlers={Pattern.REAL_TIME: real_time, Pattern.HYBRID: hybrid, Pattern.BULK_ONLY: bulk},
         lines_handler=submit_lines,

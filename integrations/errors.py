@@ -6,7 +6,8 @@ CitadelError
 ├── NotPermitted             403  not_permitted
 ├── NotFound                 404  not_found
 │   ├── ModelNotFound        404  model_not_found
-│   └── BatchNotFound        404  batch_not_found
+│   ├── BatchNotFound        404  batch_not_found
+│   └── FileNotFound         404  file_not_found
 ├── MethodNotAllowed         405  method_not_allowed
 ├── NotAcceptable            406  not_acceptable
 ├── RequestTimeout           408  request_timeout
@@ -15,7 +16,8 @@ CitadelError
 │   ├── PatternConflict      409  pattern_conflict
 │   ├── IdempotencyConflict  409  idempotency_conflict
 │   ├── BatchNotCancellable  409  batch_not_cancellable
-│   └── BatchNotRetryable    409  batch_not_retryable
+│   ├── BatchNotRetryable    409  batch_not_retryable
+│   └── FileInUse            409  file_in_use
 ├── RequestTooLarge          413  request_too_large
 ├── UnsupportedMediaType     415  unsupported_media_type
 ├── TextRejected             422  text_rejected
@@ -31,6 +33,7 @@ CitadelError
     ├── CircuitOpen          503  circuit_open
     ├── ModelDisabled        503  model_disabled
     ├── QueueUnavailable     503  queue_unavailable
+    ├── StorageUnavailable   503  storage_unavailable
     └── NotReady             503  not_ready
 
 Each class's docstring is its message where none is given.
@@ -106,6 +109,12 @@ class BatchNotFound(NotFound):
     code = "batch_not_found"
 
 
+class FileNotFound(NotFound):
+    """No file of yours has this id."""
+
+    code = "file_not_found"
+
+
 class MethodNotAllowed(CitadelError):
     """This address does not answer that method."""
 
@@ -158,6 +167,12 @@ class BatchNotRetryable(Conflict):
     """The batch has no failed texts that could be tried again now."""
 
     code = "batch_not_retryable"
+
+
+class FileInUse(Conflict):
+    """A batch that has not ended reads this file."""
+
+    code = "file_in_use"
 
 
 class RequestTooLarge(CitadelError):
@@ -246,6 +261,12 @@ class QueueUnavailable(Unavailable):
     """The queue cannot take work now; nothing was stored."""
 
     code = "queue_unavailable"
+
+
+class StorageUnavailable(Unavailable):
+    """The storage of files cannot be used now."""
+
+    code = "storage_unavailable"
 
 
 class NotReady(Unavailable):

@@ -46,6 +46,9 @@ SERVERS_FAULT = (CircuitOpen, Overloaded, UpstreamBusy, UpstreamError)
 NDJSON = "application/x-ndjson"
 
 OPENAI_EMBEDDINGS = "/v1/embeddings"
+OPENAI_FILES = "/v1/files"
+# What a form may have around its file.
+FORM_ROOM = 64 * 2**10
 _EMBED = re.compile(r"/api/v1/external/([A-Za-z0-9_-]+)/embed")
 
 
@@ -119,7 +122,7 @@ class LiveDoor:
         reply = _Reply(send, request_id, scope["path"])
         try:
             _check_host(headers.get(b"host", ""))
-            body = _Body(receive, headers)
+            body = _Body(receive, headers, upload=_uploads(scope, headers))
             slug = _live_slug(scope, headers)
             if _asks_json(scope, OPENAI_EMBEDDINGS, headers):
                 await self._openai(body, reply, headers)
@@ -166,6 +169,15 @@ def _asks_json(scope: Scope, path: str, headers: dict[bytes, str]) -> bool:
     return scope["method"] == "POST" and scope["path"] == path and media_type == "application/json"
 
 
+def _uploads(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """Whether a file is uploaded; its client is asked for first, since Django would take all of it in before."""
+    if scope["method"] != "POST" or scope["path"] != OPENAI_FILES:
+        return False
+    client = access.identify(headers.get(b"authorization"), headers.get(b"x-api-key"))
+    access.require(client, access.SCOPE_OF_MODE[Mode.QUEUED])
+    return headers.get(b"content-type", "").startswith("multipart/form-data")
+
+
 def _live_slug(scope: Scope, headers: dict[bytes, str]) -> str | None:
     match = _EMBED.fullmatch(scope["path"])
     return match[1] if match and _asks_json(scope, match[0], headers) else None
@@ -180,10 +192,13 @@ def _check_host(header: str) -> None:
 class _Body:
     """A request's body under a byte cap and a read time limit; once read it can be replayed."""
 
-    def __init__(self, receive: Receive, headers: dict[bytes, str]) -> None:
+    def __init__(self, receive: Receive, headers: dict[bytes, str], *, upload: bool = False) -> None:
         self._receive = receive
-        streamed = headers.get(b"content-type", "").startswith(NDJSON)
-        self._cap = settings.MAX_NDJSON_BODY_BYTES if streamed else settings.MAX_JSON_BODY_BYTES
+        lines = headers.get(b"content-type", "").startswith(NDJSON)
+        streamed = lines or upload
+        self._cap = settings.MAX_NDJSON_BODY_BYTES if lines else settings.MAX_JSON_BODY_BYTES
+        if upload:
+            self._cap = settings.OPENAI_FILE_MAX_BYTES + FORM_ROOM
         self._seen = 0
         self._complete = False
         self._kept: bytes | None = None

@@ -44,7 +44,7 @@ class EmbedRequest:
     batch: bool | None = None
     pattern: str | None = None
     input_type: str = ""
-    dimensions: int | None = None  # live only: vectors shorter than the model's own
+    dimensions: int | None = None  # vectors shorter than the model's own
     priority: int = 5
     client_metadata: Mapping[str, str] = field(default_factory=dict)
     callback_url: str = ""  # queued work only

@@ -86,6 +86,8 @@ def pytest_configure() -> None:
     settings.REDIS_URL = os.environ["REDIS_URL"]
     for queue in settings.RQ_QUEUES.values():
         queue["URL"] = settings.REDIS_URL
+    settings.OPENAI_FILES_DIR = Path(STARTED.enter_context(tempfile.TemporaryDirectory(prefix="citadel-files-")))
+    settings.STORAGES["client_files"]["OPTIONS"]["location"] = str(settings.OPENAI_FILES_DIR)
     found = environ.Env.db_url_config(PG_URL)
     connections.settings["default"].update({name: found[name] for name in ("HOST", "PORT", "USER", "PASSWORD", "NAME")})
 

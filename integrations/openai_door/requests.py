@@ -4,7 +4,7 @@ This door is always live, whatever the number of inputs: who wants the queue sen
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
@@ -80,7 +80,7 @@ def prepare(body: bytes, *, client: access.Client, request_id: str) -> tuple[Ask
         model=model,
         assignment=_live_assignment(model),
         mode=Mode.LIVE,
-        request=_fitting(asked.request, model),
+        request=fitting(asked.request, model),
         received_at=datetime.now(UTC),
     )
     return asked, call
@@ -93,13 +93,16 @@ def _live_assignment(model: Model) -> Assignment:
     return live
 
 
-def _fitting(request: EmbedRequest, model: Model) -> EmbedRequest:
-    """The request as the model's servers can answer it: `dimensions` only where they must shorten their vectors."""
+def fitting(request: EmbedRequest, model: Model) -> EmbedRequest:
+    """Return the request as the model's servers can answer it: `dimensions` only where they must shorten vectors.
+
+    Raises InvalidRequest where they cannot.
+    """
     wanted = request.dimensions
     if wanted is None:
         return request
     if wanted == model.dimensions:
-        return EmbedRequest(texts=request.texts, single=request.single, input_type=request.input_type)
+        return replace(request, dimensions=None)
     if model.dimensions is not None and wanted > model.dimensions:
         raise _dimensions(f"{model.slug} has vectors of {model.dimensions} numbers.")
     if not all(protocols.get(endpoint.protocol).shortens for endpoint in model.endpoints):

@@ -16,6 +16,7 @@ from integrations.models import ApiKey
 from tests.access.routes import Route, routes
 from tests.made_api import serve
 from tests.made_batches import a_batch
+from tests.made_files import a_file, a_file_batch
 from tests.upstreams import Upstream
 
 pytestmark = pytest.mark.usefixtures("records", "redis_db")
@@ -25,6 +26,9 @@ METHODS: Final = ("get", "post", "put", "patch", "delete", "options")
 PUBLIC: Final = "200 200 200 200 200 200 200 200"
 READ: Final = "401 403 403 200 403 200 401 401"
 BATCH: Final = "401 403 200 403 200 200 401 401"
+# Of files and their batches a client sees its own alone, whatever its scopes.
+FILES: Final = "401 403 200 403 403 200 401 401"
+NOT_FOUND: Final = "401 403 404 403 403 404 401 401"
 OTHERS: Final = "401 403 404 403 200 200 401 401"
 
 
@@ -45,6 +49,11 @@ class Row:
         return f"{self.method} {self.name} {self.batch if self.name.startswith('batch-') else ''}{self.kind[12:]}"
 
 
+ORDER: Final = {"input_file_id": "own-queued", "endpoint": "/v1/embeddings", "completion_window": "24h"}
+FORM: Final = (
+    b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n{}\r\n--x--\r\n'
+)
 ROWS: Final = (
     Row(name="embed", method="post", body={"text": "a"}, expected="401 200 403 403 403 200 401 401"),
     Row(name="embed", method="post", body={"text": "a", "urgent": False}, expected="401 403 202 403 403 202 401 401"),
@@ -85,6 +94,23 @@ ROWS: Final = (
     ),
     Row(name="openai-models", expected=READ),
     Row(name="openai-model", expected=READ),
+    Row(name="openai-files", expected=FILES),
+    Row(name="openai-files", method="post", body=FORM, kind="multipart/form-data; boundary=x", expected=FILES),
+    Row(name="openai-file", expected=FILES),
+    Row(name="openai-file", batch="others", expected=NOT_FOUND),
+    Row(name="openai-file", method="delete", batch="free", expected=FILES),
+    Row(name="openai-file", method="delete", batch="others", expected=NOT_FOUND),
+    Row(name="openai-file-content", expected=FILES),
+    Row(name="openai-file-content", batch="others", expected=NOT_FOUND),
+    Row(name="openai-batches", expected=FILES),
+    Row(name="openai-batches", method="post", body=ORDER, expected=FILES),
+    Row(name="openai-batches", method="post", body=ORDER | {"input_file_id": "others"}, expected=NOT_FOUND),
+    Row(name="openai-batch", expected=FILES),
+    Row(name="openai-batch", batch="others-queued", expected=NOT_FOUND),
+    Row(name="openai-batch-cancel", method="post", expected=FILES),
+    Row(name="openai-batch-cancel", method="post", batch="others-queued", expected=NOT_FOUND),
+    Row(name="openai-batch-retry", method="post", batch="own-failed", expected=FILES),
+    Row(name="openai-batch-retry", method="post", batch="others-failed", expected=NOT_FOUND),
     Row(name="health-live", expected=PUBLIC),
     Row(name="health-ready", expected=PUBLIC),
     Row(name="schema", query="?format=json", expected=PUBLIC),
@@ -102,7 +128,7 @@ def api_routes() -> dict[str, Route]:
 
 @pytest.fixture
 def world(settings: Any) -> Iterator[dict[str, Client]]:
-    """One client a caller; the model m live and queued; batches of team-a (ours), of team-z and of nobody."""
+    """One client a caller; the model m live and queued; batches and files of team-a (ours), of team-z and of nobody."""
     settings.WHITENOISE_AUTOREFRESH = True
     logging.disable(logging.WARNING)
     with Upstream() as upstream:
@@ -110,6 +136,11 @@ def world(settings: Any) -> Iterator[dict[str, Client]]:
         for owner, client in (("own", "team-a"), ("others", "team-z"), ("nobodys", "")):
             a_batch(batch_id=f"{owner}-queued", client=client)
             a_batch(batch_id=f"{owner}-failed", client=client, failed=3, state=BatchJob.State.FAILED)
+            a_file_batch(f"{owner}-queued", client)
+            parent = a_file_batch(f"{owner}-failed", client, state="completed")
+            a_batch(batch_id=f"{owner}-of-file", client=client, failed=3, state="failed", file_batch=parent)
+        for name, client in (("own-queued", "team-a"), ("free", "team-a"), ("others", "team-z")):
+            a_file(name, client)
         yield {caller: Client(raise_request_exception=False, headers=_key(caller)) for caller in CALLERS}
     logging.disable(logging.NOTSET)
 
@@ -128,7 +159,7 @@ def _key(caller: str) -> dict[str, str]:
 
 def ask(client: Client, route: Route, row: Row) -> Any:
     """Ask as the row says; what that changes is taken back."""
-    path = route.path({"batch_id": row.batch, "model": "m", **row.values}) + row.query
+    path = route.path({"batch_id": row.batch, "file_id": row.batch, "model": "m", **row.values}) + row.query
     body = row.body if isinstance(row.body, bytes) else orjson.dumps(row.body)
     given = {"data": body, "content_type": row.kind} if row.body is not None else {}
     with transaction.atomic():

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (ROOT / "docs/settings.md").read_text()
 CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 # Shown nowhere, or (DATABASE_URL) as the database's part of a diagnosis.
-HIDDEN = {"SECRET_KEY", "CALLBACK_SECRETS", "DATABASES", "DATABASE_CONN_MAX_AGE"}
+HIDDEN = {"SECRET_KEY", "CALLBACK_SECRETS", "DATABASES", "DATABASE_CONN_MAX_AGE", "OPENAI_FILES_STORAGE_OPTIONS"}
 
 
 def reads() -> dict[str, ast.expr]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from batches import scheduling
-from integrations import snapshot
+from batches import file_clerk, scheduling
+from integrations import limits, recorder, snapshot
 
 
 class Command(BaseCommand):
@@ -16,7 +16,10 @@ class Command(BaseCommand):
 
     # The checks load every view of the web process; `manage.py check` and the web server run them.
     requires_system_checks: tuple[str, ...] = ()
-    help = "Releases, rescues, expires and purges batches, prunes records, calls back and asks canaries."
+    help = (
+        "Releases, rescues, expires and purges batches, reads and writes their files, prunes records, calls back and "
+        "asks canaries."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--once", action="store_true", help="do everything that is due now, then end")
@@ -27,7 +30,11 @@ class Command(BaseCommand):
             scheduler.tick()
             scheduling.deliver()
             scheduling.check_canaries()
+            while file_clerk.do_one():
+                pass
             scheduler.sign_off()
+            limits.stop()
+            recorder.stop()
             return
 
         def stop(signum: int, frame: FrameType | None) -> None:
@@ -44,4 +51,6 @@ class Command(BaseCommand):
         finally:
             for thread in threads:
                 thread.stop()
+            limits.stop()
+            recorder.stop()
             snapshot.stop_watcher()

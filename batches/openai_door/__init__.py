@@ -1,0 +1,1 @@
+"""The queued part of OpenAI's API: files, and the batches made of them."""
