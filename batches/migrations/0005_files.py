@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('batches', '0003_callbacks'),
+        ('batches', '0004_plain_vectors'),
     ]
 
     operations = [
