@@ -100,6 +100,7 @@ def _counted(ever: Period) -> list[Metric]:
     by_mode, by_code, by_endpoint = "model pattern mode", "model pattern mode code", "model endpoint"
     return [
         _counter("calls", "Calls by outcome.", by_code, calls, lambda c: c.count),
+        _judged(calls),
         _counter("call_texts", "Texts of these calls.", by_code, calls, lambda c: c.texts),
         _counter("call_retries", "Attempts at the same endpoint again.", by_mode, calls, lambda c: c.retries),
         _counter("call_failovers", "Attempts at the next endpoint.", by_mode, calls, lambda c: c.failovers),
@@ -117,6 +118,20 @@ def _counter(name: str, text: str, labels: str, cells: Iterable[Cell], value: Ca
     family = CounterMetricFamily(f"citadel_{name}", text, labels=names)
     for key, found in statistics.grouped(cells, lambda c: _values(c, names)).items():
         family.add_metric(key, sum(map(value, found)))
+    return family
+
+
+def _judged(calls: Iterable[Cell]) -> Metric:
+    """Both kinds always, so that a share of them can be had before the first failure."""
+    names = ("model", "pattern", "mode")
+    family = CounterMetricFamily(
+        "citadel_calls_judged", "Calls that say how well they were served, see success_rate.", labels=(*names, "ok")
+    )
+    for key, found in statistics.grouped(calls, lambda c: _values(c, names)).items():
+        judged = [cell for cell in found if cell.code not in statistics.NOT_JUDGED]
+        good = sum(cell.count for cell in judged if cell.code == statistics.OK)
+        family.add_metric((*key, "true"), good)
+        family.add_metric((*key, "false"), sum(cell.count for cell in judged) - good)
     return family
 
 
