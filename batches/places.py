@@ -5,6 +5,9 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+# How often those who wait look whether there are more places: nobody says so when live calls have gone.
+GLANCE = 0.1
+
 
 class Places:
     """The places of each model. To be used on one event loop alone.
@@ -24,7 +27,10 @@ class Places:
         self._waiting[model].append(turn)
         self._admit(model)
         try:
-            await turn
+            while not turn.done():
+                await asyncio.wait({turn}, timeout=GLANCE)
+                self._admit(model)
+            turn.result()
             yield
         finally:
             if turn.done() and not turn.cancelled():

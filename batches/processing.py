@@ -1,10 +1,10 @@
 """A worker's engine: it claims chunks, keeps upstream calls in flight, and stores what they bring.
 
 Three threads share the work. The worker's own claims, for a slice of BULK_SLICE seconds: as many chunks as may be under
-way for the model (BULK_CALLS_IN_FLIGHT calls), and some more, which wait on the gateway's loop so that a server never
-waits for a claim. The loop makes the calls. The third thread stores what has come back, all of it in one transaction;
-a server does not wait for that either. A slice does not wait for its calls: a server that hangs keeps its few places,
-and the worker goes on with another model.
+way for the model (integrations.pressure says how many calls), and some more, which wait on the gateway's loop so that a
+server never waits for a claim. The loop makes the calls. The third thread stores what has come back, all of it in one
+transaction; a server does not wait for that either. A slice does not wait for its calls: a server that hangs keeps its
+few places, and the worker goes on with another model.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from batches.bisection import Found
 from batches.claiming import Claim, Target
 from batches.heartbeats import Pulse
 from batches.places import Places
-from integrations import gateway, logs, loop, snapshot
+from integrations import breakers, gateway, logs, loop, pressure, snapshot
 from integrations.errors import CitadelError
 from integrations.patterns import Embeddings, Mode
 from integrations.values import Assignment, Model, Snapshot
@@ -40,6 +40,9 @@ PATIENCE = 1.0
 KEEP_RESULTS = 60.0
 # Calls whose results are stored in one transaction: some megabytes.
 STORED_AT_ONCE = 8
+# Calls claimed ahead, and results that wait to be stored, of one model at the most.
+MOST_AHEAD = 8
+MOST_UNSTORED = 16
 # How long cancelled calls may take to hand their chunks back.
 HAND_BACK = 2.0
 
@@ -146,7 +149,7 @@ class Engine:
         """How many further calls may be claimed: no more than a server soon wants, or than can be stored."""
         ended = [future.done() for call, future in self._calls.items() if call.model == model]
         places = in_flight(model)
-        return places + _ahead(places) - max(ended.count(False), len(ended) - places)
+        return places + _ahead(places) - max(ended.count(False), len(ended) - min(places, MOST_UNSTORED))
 
     def _start(self, model: Model, claims: Sequence[Claim]) -> None:
         call = Call(model=model.slug, claims=claims)
@@ -234,13 +237,19 @@ class Engine:
 
 
 def in_flight(model: str) -> int:
-    """How many calls to this model one worker may have under way."""
-    return settings.BULK_CALLS_IN_FLIGHT
+    """How many calls to this model this worker may have under way now: none where live calls need its only server."""
+    known = snapshot.peek()
+    endpoints = known.models[model].endpoints if known and model in known.models else ()
+    if not endpoints:
+        return 1
+    # Calls go to the first one that is not known to fail.
+    asked = next((endpoint for endpoint in endpoints if breakers.live.lets_through(endpoint)), endpoints[0])
+    return pressure.bulk_allowance(asked)
 
 
 def _ahead(places: int) -> int:
     """How many calls are claimed before they have a place. They are handed back, unasked, when the worker stops."""
-    return (places + 1) // 2
+    return min((places + 1) // 2, MOST_AHEAD)
 
 
 def serving(slug: str) -> Model | None:

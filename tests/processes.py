@@ -125,6 +125,7 @@ def serve_model(
     slug: str = "m",
     pattern: str = "bulk_only",
     protocol: str = "ollama",
+    max_in_flight: int | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
     """Store a model at these upstreams (or URLs), its assignment with `fields`, and make it known to this process."""
@@ -132,7 +133,8 @@ def serve_model(
     PatternAssignment.objects.create(model=model, pattern=pattern, **(fields or {}))
     for position, upstream in enumerate(upstreams):
         url, spoken = (upstream, protocol) if isinstance(upstream, str) else (upstream.url, upstream.protocol)
-        Endpoint.objects.create(model=model, position=position, url=url, protocol=spoken)
+        own = {"url": url, "protocol": spoken, "max_in_flight": max_in_flight}
+        Endpoint.objects.create(model=model, position=position, **own)
     snapshot.bump()
     snapshot.load()
     return model

@@ -71,7 +71,7 @@ def test_a_clock_that_steps_back_an_hour_holds_up_no_work(tmp_path: Path, django
         stack = stays.enter_context(stack_on(servers, tmp_path))
         upstream, sick = stays.enter_context(Upstream(delay=0.15)), stays.enter_context(Upstream())
         stack.common.update(time_of_all.env)
-        serve_model(upstream, fields={"batch_size": CHUNK})
+        serve_model(upstream, max_in_flight=IN_FLIGHT, fields={"batch_size": CHUNK})
         serve_model(upstream, slug="held", fields={"processing_interval": 5.0})
         serve_model(sick, slug="sick", fields={"breaker_threshold": 1, "breaker_reset_timeout": 6.0})
         scheduler, first, second = stack.scheduler(), stack.worker(), stack.worker()

@@ -13,7 +13,8 @@ from tests.acceptance.storm.clients import Work
 from tests.acceptance.storm.ledger import Move
 from tests.upstreams import vector_of
 
-CALLS: int = settings.BULK_CALLS_IN_FLIGHT
+# Calls of one worker: under way, and as many results that wait to be stored or are not on the disk yet.
+CALLS: int = 2 * settings.BULK_CALLS_IN_FLIGHT
 # A kill -9 of a worker is made good within so many seconds.
 LONGEST_PAUSE = 15.0
 FEWEST_HITS = 5
@@ -132,8 +133,8 @@ def duplicates(facts: Facts) -> int:
 def bound(facts: Facts, chunk: int, workers: int) -> int:
     """Return how many texts were in flight at the kills that may cost a repetition.
 
-    Of a worker: what it held. Of PostgreSQL: what all workers may have had in flight, as a claim is not waited for to
-    be on the disk, and as leases run out while it is away.
+    Of a worker: what it held. Of PostgreSQL: what all workers may have had in flight or just stored, as neither is
+    waited for to be on the disk, and as leases run out while it is away.
     """
     of_workers = sum(hit.texts for hit in hits(facts))
     return of_workers + sum(kill.kind == "postgres" for kill in facts.kills) * workers * CALLS * chunk

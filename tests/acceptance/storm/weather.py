@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from integrations.models import ModelConfig
+from django.conf import settings
+
+from integrations.models import Endpoint, ModelConfig
 from tests.acceptance.storm import ledger, verdict
 from tests.acceptance.storm.clients import Submitter, plan
 from tests.acceptance.storm.crew import SERVICES, WORKERS, Crew
@@ -128,6 +130,8 @@ def run(*, minutes: float, seed: int, folder: Path) -> Facts:
 
 def _prepare(stack: Stack, servers: Servers, rng: random.Random, *, upstream: Upstream, live: Upstream) -> Crew:
     serve("m", "bulk_only", upstream, batch_size=CHUNK, processing_interval=0.5, attempt_timeout=30.0, deadline=30.0)
+    # Else a worker would find out that this server takes any number of calls, and have the whole queue in its hands.
+    Endpoint.objects.update(max_in_flight=settings.BULK_CALLS_IN_FLIGHT)
     serve("live", "real_time", live)
     assert ModelConfig.objects.count() == 2
     ledger.open_ledger(stack.database_url)
