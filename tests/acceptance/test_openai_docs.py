@@ -34,7 +34,11 @@ def address(stack: Stack) -> Iterator[tuple[str, str]]:
 def test_every_example_of_the_page_runs(address: tuple[str, str], tmp_path: Path) -> None:
     url, key = address
     env = {**os.environ, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": key, "CITADEL_URL": url}
-    env |= {"CITADEL_API_KEY": key, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env |= {
+        "CITADEL_API_KEY": key,
+        "PYTHONPATH": str(settings.BASE_DIR),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     ran = 0
     for language, example in EXAMPLES:
         if example.startswith("export "):
