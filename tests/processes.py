@@ -41,10 +41,10 @@ SECRET_KEY = "only-for-tests"
 
 
 class Stack:
-    """Starts Citadel's processes on one database and one Redis database."""
+    """Starts Citadel's processes on one database and one Redis database. code: where their code lies."""
 
-    def __init__(self, *, database_url: str, redis_url: str, folder: Path) -> None:
-        self.database_url, self.redis_url, self.folder = database_url, redis_url, folder
+    def __init__(self, *, database_url: str, redis_url: str, folder: Path, code: Path = ROOT) -> None:
+        self.database_url, self.redis_url, self.folder, self._code = database_url, redis_url, folder, code
         self.redis = redis.Redis.from_url(redis_url)
         # Further variables for every process that is started from now on.
         self.common: dict[str, str] = {}
@@ -59,7 +59,7 @@ class Stack:
     def manage(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command of manage.py to its end."""
         command = [sys.executable, "manage.py", *arguments]
-        return subprocess.run(command, env=self.env(**env), cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=self.env(**env), cwd=self._code, capture_output=True, text=True, timeout=120)
 
     def worker(self, **env: str) -> Process:
         """Start a worker and wait for its first heartbeat."""
@@ -93,7 +93,7 @@ class Stack:
     def start(self, name: str, command: list[str], **env: str) -> Process:
         """Start any process; it is stopped with the stack."""
         log = self.folder / f"{name}-{len(self._processes)}.log"
-        process = Process(name, command, env=self.env(**env), log=log)
+        process = Process(name, command, env=self.env(**env), log=log, folder=self._code)
         self._processes.append(process)
         return process
 

@@ -25,10 +25,12 @@ WEB = (sys.executable, "-m", "granian", "citadel.asgi:application", "--interface
 class Process:
     """One running process of Citadel; what it writes is in `log`."""
 
-    def __init__(self, name: str, command: list[str], *, env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], *, env: Mapping[str, str], log: Path, folder: Path = ROOT
+    ) -> None:
         self.name, self.log = name, log
         with log.open("wb") as output:
-            self._popen = subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            self._popen = subprocess.Popen(command, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         self.pid = self._popen.pid
 
     @property
