@@ -6,7 +6,7 @@ import time
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
-from batches import claiming, heartbeats, processing, queues
+from batches import claiming, heartbeats, processing, queues, turns
 from batches.claiming import Target
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ AWAY = (OperationalError, InterfaceError)
 
 
 def work(batch_id: str) -> None:
-    """Work on a batch for one slice, and ask idle workers to help with a large one."""
+    """Work on a batch, or on that of a client whose turn it is, for one slice; ask others to help if it is large."""
     _slice(batch_id, helpers=True)
 
 
@@ -47,6 +47,7 @@ def _slice(batch_id: str, *, helpers: bool) -> None:
         target = claiming.find(batch_id)
         if target is None:
             return
+        target = turns.next_target(target)
         if helpers:
             _ask_for_helpers(target)
         processing.current().work(target)

@@ -103,6 +103,11 @@ class BatchJob(models.Model):
                 condition=models.Q(state="queued"),
             ),
             models.Index(
+                fields=["model", "client", "-priority", "queued_at", "id"],
+                name="batch_turn",
+                condition=models.Q(state__in=["queued", "processing"]),
+            ),
+            models.Index(
                 fields=["model", "queued_at"],
                 name="batch_held",
                 condition=models.Q(state="queued", released_at__isnull=True),
