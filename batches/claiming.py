@@ -85,10 +85,10 @@ RETURNING c.id, c.lease_token, b.id, b.batch_id, b.state, b.client, b.request_id
     c.attempts, c.size, c.texts, c.pending, c.vectors, c.dimensions, c.errors
 """
 
-_BEGIN = f"""{UNSYNCED}
+BEGIN = """
 UPDATE batches_batchjob SET state = 'processing', started_at = COALESCE(started_at, now())
 WHERE id = %s AND state = 'queued'
-"""  # nosec B608 # made of constants
+"""
 
 # SKIP LOCKED: whoever holds one of these rows is ending its lease anyway, and may be waiting for a row of ours.
 _RENEW = f"""{UNSYNCED}
@@ -266,7 +266,7 @@ def _begin(batches: Iterable[int]) -> None:
     """Say that work on these batches has begun. After the claim's commit: no batch's row is locked after a chunk."""
     for batch in sorted(set(batches)):
         with connection.cursor() as cursor:
-            cursor.execute(_BEGIN, [batch])
+            cursor.execute(UNSYNCED + BEGIN, [batch])
 
 
 def _claim(row: Sequence[Any]) -> Claim:

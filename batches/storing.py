@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from batches.bisection import Outcome, Refusal, refusal
-from batches.claiming import UNSYNCED, Claim
+from batches.claiming import BEGIN, UNSYNCED, Claim
 from integrations.errors import UpstreamMalformed
 from integrations.patterns import Vectors
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # The batches' rows first, the lowest id first: every writer keeps this order.
 _LOCK = """
-SELECT id, to_regclass('pg_temp.batches_arriving') IS NOT NULL FROM batches_batchjob
+SELECT id, state, to_regclass('pg_temp.batches_arriving') IS NOT NULL FROM batches_batchjob
 WHERE id = ANY(%s) AND state IN ('queued', 'processing') ORDER BY id FOR NO KEY UPDATE
 """
 
@@ -60,7 +60,6 @@ UPDATE batches_batchjob b SET
     completed = b.completed + new.completed, failed = b.failed + new.failed,
     state = CASE WHEN last.no THEN 'processing' WHEN b.completed + new.completed > 0 THEN 'completed'
         ELSE 'failed' END,
-    started_at = COALESCE(b.started_at, now()),
     finished_at = CASE WHEN NOT last.no THEN clock_timestamp() END
 FROM unnest(%s::bigint[], %s::integer[], %s::integer[]) AS new(batch, completed, failed)
 CROSS JOIN LATERAL (
@@ -157,10 +156,14 @@ def store_all(results: Sequence[tuple[Claim, Outcome]], *, delay: float = 0.0) -
     ended: list[tuple[str, str]] = []
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(_LOCK, [sorted({claim.batch for claim, _ in results})])
-        if locked := dict(cursor.fetchall()):
-            if not any(locked.values()):
+        locked = {batch: (state, ready) for batch, state, ready in cursor.fetchall()}
+        if locked:
+            if not any(ready for _, ready in locked.values()):
                 cursor.execute(_ARRIVING)
             stored = _store(cursor, {n: row for n, row in enumerate(rows) if row.claim.batch in locked}, delay=delay)
+            # That work on a batch began is not waited for to be on the disk: a crash of PostgreSQL may have undone it.
+            for batch in {rows[n].claim.batch for n in stored if locked[rows[n].claim.batch][0] == "queued"}:
+                cursor.execute(BEGIN, [batch])
             ended = _count(cursor, [rows[n] for n in stored])
         if not ended:
             # Should PostgreSQL crash before this reaches the disk, the chunks are claimed as before, and done again.

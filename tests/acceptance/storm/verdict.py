@@ -8,9 +8,9 @@ from django.conf import settings
 from django.db import connection
 
 from batches.models import BatchChunk, BatchJob
-from tests.acceptance.storm import ledger
+from tests import ledger
 from tests.acceptance.storm.clients import Work
-from tests.acceptance.storm.ledger import Move
+from tests.ledger import Move
 from tests.upstreams import vector_of
 
 # Calls of one worker: under way, and as many results that wait to be stored or are not on the disk yet.
@@ -19,7 +19,6 @@ CALLS: int = 2 * settings.BULK_CALLS_IN_FLIGHT
 LONGEST_PAUSE = 15.0
 FEWEST_HITS = 5
 DIMENSIONS = 8
-CHUNK_MOVES = {("waiting", "claimed"), ("claimed", "claimed"), ("claimed", "done"), ("claimed", "waiting")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +70,6 @@ class Hit:
     kill: Kill
     texts: int
     rescued: float
-
-
-def all_ended(database_url: str) -> bool:
-    """Whether no batch is active."""
-    with ledger.connected(database_url) as cursor:
-        cursor.execute("SELECT count(*) FROM batches_batchjob WHERE state IN ('queued', 'processing')")
-        return bool(cursor.fetchone() == (0,))
 
 
 def stored() -> dict[str, Stored]:
@@ -142,7 +134,14 @@ def bound(facts: Facts, chunk: int, workers: int) -> int:
 
 def faults(facts: Facts, *, limit: int) -> list[str]:
     """Return every promise that was broken, in words; empty when the storm was survived."""
-    return [*_lost(facts), *_twice(facts, limit), *_moves(facts.moves), *_slow(facts), *_clients(facts), *facts.ended]
+    return [
+        *_lost(facts),
+        *_twice(facts, limit),
+        *ledger.forbidden(facts.moves),
+        *_slow(facts),
+        *_clients(facts),
+        *facts.ended,
+    ]
 
 
 def _lost(facts: Facts) -> Iterable[str]:
@@ -166,13 +165,6 @@ def _twice(facts: Facts, limit: int) -> Iterable[str]:
         yield f"{len(missing)} texts that the model server was never asked for"
     if (repeated := duplicates(facts)) > limit:
         yield f"{repeated} texts were asked for again, {limit} were in flight at the kills"
-
-
-def _moves(moves: Iterable[Move]) -> Iterable[str]:
-    allowed = {(old, new) for old, news in BatchJob.TRANSITIONS.items() for new in news}
-    for move in moves:
-        if (move.old, move.new) not in (allowed if move.what == "batch" else CHUNK_MOVES):
-            yield f"{move.what} {move.row_id} went from {move.old} to {move.new}"
 
 
 def _slow(facts: Facts) -> Iterable[str]:

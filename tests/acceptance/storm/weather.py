@@ -10,13 +10,15 @@ from pathlib import Path
 from django.conf import settings
 
 from integrations.models import Endpoint, ModelConfig
-from tests.acceptance.storm import ledger, verdict
+from tests import ledger
+from tests.acceptance.storm import database, verdict
 from tests.acceptance.storm.clients import Submitter, plan
 from tests.acceptance.storm.crew import SERVICES, WORKERS, Crew
 from tests.acceptance.storm.verdict import Facts, Kill
 from tests.load import Load
 from tests.made_api import serve
 from tests.processes import Stack, stack_on
+from tests.running import answers, wait_until
 from tests.servers import Servers
 from tests.upstreams import Upstream
 
@@ -91,7 +93,7 @@ class Storm:
     def _busy(self) -> list[str]:
         if self.crew.services["postgres"].fell is not None:
             return []
-        owners = ledger.owners(self.database_url)
+        owners = database.owners(self.database_url)
         return [role for role in WORKERS if (process := self.crew.members[role].process) and process.name in owners]
 
 
@@ -110,8 +112,10 @@ def run(*, minutes: float, seed: int, folder: Path) -> Facts:
         kills = Storm(crew=crew, rng=rng, upstream=upstream, database_url=stack.database_url).rage(seconds)
         crew.settle()
         calm = time.monotonic() + PEACE
-        while time.monotonic() < calm and not (submitter.wait(0.2) and verdict.all_ended(stack.database_url)):
+        while time.monotonic() < calm and not (submitter.wait(0.2) and database.all_ended(stack.database_url)):
             crew.tend()
+        with database.connected(stack.database_url) as cursor:
+            moves = ledger.read(cursor)
         return Facts(
             seed=seed,
             seconds=time.time() - began,
@@ -123,7 +127,7 @@ def run(*, minutes: float, seed: int, folder: Path) -> Facts:
             outages=crew.outages,
             ended=crew.ended,
             asked=upstream.texts,
-            moves=ledger.read(stack.database_url),
+            moves=moves,
             stored=verdict.stored(),
         )
 
@@ -134,8 +138,10 @@ def _prepare(stack: Stack, servers: Servers, rng: random.Random, *, upstream: Up
     Endpoint.objects.update(max_in_flight=settings.BULK_CALLS_IN_FLIGHT)
     serve("live", "real_time", live)
     assert ModelConfig.objects.count() == 2
-    ledger.open_ledger(stack.database_url)
+    with database.connected(stack.database_url) as cursor:
+        ledger.open_ledger(cursor)
     stack.common.update(SCOPES)
     crew = Crew(stack, servers, rng)
     crew.settle()
+    wait_until(lambda: answers(f"{crew.url}/health/live"), 60)
     return crew

@@ -4,37 +4,49 @@ Triggers write in the transaction of the change: what was rolled back, or lost i
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg2
+from batches.models import BatchJob
+
+# The diagram of a chunk in docs/queue.md. Claimed twice: its lease ran out in between.
+CHUNK_MOVES = {
+    *(("waiting", "claimed"), ("claimed", "claimed"), ("claimed", "done"), ("claimed", "waiting")),
+    *(("waiting", "dropped"), ("claimed", "dropped"), ("done", "waiting"), ("dropped", "waiting")),
+}
 
 _NOTE = """
-CREATE TABLE storm_move (
+CREATE TABLE ledger_move (
     id bigserial PRIMARY KEY, at double precision, what text, row_id bigint, size int, old text, new text,
     owner text, wrote boolean
 );
-CREATE FUNCTION storm_note_chunk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO storm_move (at, what, row_id, size, old, new, owner, wrote)
+CREATE FUNCTION ledger_note_chunk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO ledger_move (at, what, row_id, size, old, new, owner, wrote)
     VALUES (extract(epoch FROM clock_timestamp()), 'chunk', NEW.id, NEW.size, OLD.state, NEW.state, NEW.lease_owner,
         NEW.vectors IS DISTINCT FROM OLD.vectors);
     RETURN NULL;
 END $$;
-CREATE FUNCTION storm_note_batch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO storm_move (at, what, row_id, size, old, new, owner, wrote)
+CREATE FUNCTION ledger_note_batch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO ledger_move (at, what, row_id, size, old, new, owner, wrote)
     VALUES (extract(epoch FROM clock_timestamp()), 'batch', NEW.id, NEW.total, OLD.state, NEW.state, '', false);
     RETURN NULL;
 END $$;
-CREATE TRIGGER storm_chunk AFTER UPDATE ON batches_batchchunk FOR EACH ROW
+CREATE TRIGGER ledger_chunk AFTER UPDATE ON batches_batchchunk FOR EACH ROW
 WHEN ((OLD.state, OLD.lease_token, OLD.vectors) IS DISTINCT FROM (NEW.state, NEW.lease_token, NEW.vectors))
-EXECUTE FUNCTION storm_note_chunk();
-CREATE TRIGGER storm_batch AFTER UPDATE ON batches_batchjob FOR EACH ROW
+EXECUTE FUNCTION ledger_note_chunk();
+CREATE TRIGGER ledger_batch AFTER UPDATE ON batches_batchjob FOR EACH ROW
 WHEN (OLD.state IS DISTINCT FROM NEW.state)
-EXECUTE FUNCTION storm_note_batch();
+EXECUTE FUNCTION ledger_note_batch();
 """
-_READ = "SELECT at, what, row_id, size, old, new, owner, wrote FROM storm_move ORDER BY id"
+_CLOSE = """
+DROP TRIGGER IF EXISTS ledger_chunk ON batches_batchchunk;
+DROP TRIGGER IF EXISTS ledger_batch ON batches_batchjob;
+DROP FUNCTION IF EXISTS ledger_note_chunk;
+DROP FUNCTION IF EXISTS ledger_note_batch;
+DROP TABLE IF EXISTS ledger_move;
+"""
+_READ = "SELECT at, what, row_id, size, old, new, owner, wrote FROM ledger_move ORDER BY id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,39 +63,31 @@ class Move:
     wrote: bool
 
 
-@contextmanager
-def connected(database_url: str) -> Iterator[Any]:
-    """A cursor of a connection of its own; its transaction is committed at the end."""
-    server = psycopg2.connect(database_url)
-    try:
-        with server, server.cursor() as cursor:
-            yield cursor
-    finally:
-        server.close()
-
-
-def open_ledger(database_url: str) -> None:
+def open_ledger(cursor: Any) -> None:
     """Write down every change from now on."""
-    with connected(database_url) as cursor:
-        cursor.execute(_NOTE)
+    cursor.execute(_NOTE)
 
 
-def owners(database_url: str) -> set[str]:
-    """Return the workers that hold a chunk now; none where PostgreSQL does not answer yet."""
-    try:
-        with connected(database_url) as cursor:
-            cursor.execute("SELECT DISTINCT lease_owner FROM batches_batchchunk WHERE state = 'claimed'")
-            return {name for (name,) in cursor.fetchall()}
-    except psycopg2.OperationalError:
-        return set()
+def close_ledger(cursor: Any) -> None:
+    """Write down nothing more, and forget what was."""
+    cursor.execute(_CLOSE)
 
 
-def read(database_url: str) -> list[Move]:
+def read(cursor: Any) -> list[Move]:
     """Return every change, in order."""
     names = ("at", "what", "row_id", "size", "old", "new", "owner", "wrote")
-    with connected(database_url) as cursor:
-        cursor.execute(_READ)
-        return [Move(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+    cursor.execute(_READ)
+    return [Move(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
+
+
+def forbidden(moves: Iterable[Move]) -> list[str]:
+    """Return, in words, every change of state that no table allows."""
+    of_batches = {(old, new) for old, news in BatchJob.TRANSITIONS.items() for new in news}
+    return [
+        f"{move.what} {move.row_id} went from {move.old} to {move.new}"
+        for move in moves
+        if (move.old, move.new) not in (of_batches if move.what == "batch" else CHUNK_MOVES)
+    ]
 
 
 def held(moves: Iterable[Move], *, at: float, owner: str = "") -> dict[int, int]:
