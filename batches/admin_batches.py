@@ -19,7 +19,7 @@ from django.utils.translation import ngettext
 
 from batches import callbacks, lifecycle, progress, results
 from batches.admin_filters import LISTED, AgeFilter, BoundedPaginator, ClientFilter, ModelFilter
-from batches.models import BatchJob
+from batches.models import BatchJob, FileBatch
 from integrations.admin_base import ReadOnlyAdmin, actor, ask, ask_about, page_url
 from integrations.admin_chips import chip_html
 from integrations.errors import CitadelError
@@ -148,13 +148,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
     @admin.display(description="progress")
     def shown_progress(self, job: BatchJob) -> SafeString:
         """Texts with an outcome, of all, as a bar and in figures."""
-        done = job.completed + job.failed
-        failed = format_html('<br><span class="c-text-bad">{} failed</span>', f"{job.failed:,}") if job.failed else ""
-        bar = '<span class="batch-progress"><progress class="c-bar" max="{}" value="{}" aria-label="{}"></progress>'
-        label = f"{done:,} of {job.total:,} texts"
-        return format_html(
-            bar + "<span>{} / {}{}</span></span>", job.total, done, label, f"{done:,}", f"{job.total:,}", failed
-        )
+        return progress_html(job.completed, job.failed, job.total, "texts")
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         """Whether this user may act on batches, whose rows nobody edits."""
@@ -246,28 +240,38 @@ class BatchJobAdmin(ReadOnlyAdmin):
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """End it, after asking."""
-        return self._ask_one(request, pk, CANCEL)
+        return ask_one(self, request, self._find(request, pk), CANCEL)
 
     def retry_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Queue again its texts without a vector, after asking."""
-        return self._ask_one(request, pk, RETRY)
+        return ask_one(self, request, self._find(request, pk), RETRY)
 
     def priority_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Let it go before or after the others."""
-        return self._ask_one(request, pk, PRIORITY)
+        return ask_one(self, request, self._find(request, pk), PRIORITY)
 
-    def _ask_one(self, request: HttpRequest, pk: int, deed: Deed) -> HttpResponse:
-        job = self._find(request, pk)
-        if not self.has_operate_permission(request):
-            raise PermissionDenied
 
-        def act(data: Mapping[str, Any]) -> None:
-            try:
-                deed.operation(job.batch_id, actor(request), data)
-            except CitadelError as error:
-                raise ValidationError(error.detail) from error
+def progress_html(completed: int, failed: int, total: int, what: str) -> SafeString:
+    """Return how many have an outcome, of all, as a bar and in figures."""
+    done = completed + failed
+    bad = format_html('<br><span class="c-text-bad">{} failed</span>', f"{failed:,}") if failed else ""
+    bar = '<span class="batch-progress"><progress class="c-bar" max="{}" value="{}" aria-label="{}"></progress>'
+    label = f"{done:,} of {total:,} {what}"
+    return format_html(bar + "<span>{} / {}{}</span></span>", total, done, label, f"{done:,}", f"{total:,}", bad)
 
-        return ask_about(self, request, job, form_class=deed.form_class, title=deed.title, says=deed.says, act=act)
+
+def ask_one(page: "admin.ModelAdmin[Any]", request: HttpRequest, row: BatchJob | FileBatch, deed: Deed) -> HttpResponse:
+    """Do it to one batch, after asking."""
+    if not request.user.has_perm("batches.operate_batch"):
+        raise PermissionDenied
+
+    def act(data: Mapping[str, Any]) -> None:
+        try:
+            deed.operation(row.batch_id, actor(request), data)
+        except CitadelError as error:
+            raise ValidationError(error.detail) from error
+
+    return ask_about(page, request, row, form_class=deed.form_class, title=deed.title, says=deed.says, act=act)
 
 
 def _each(request: HttpRequest, rows: "QuerySet[BatchJob]", act: Callable[[str], object], *, done: str) -> None:

@@ -58,8 +58,8 @@ class ClientFilter(admin.SimpleListFilter):
         names = ApiKey.objects.order_by("client").values_list("client", flat=True).distinct()
         return [*((name, name) for name in names), (WITHOUT_KEY, "without a key")]
 
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[BatchJob]") -> "QuerySet[BatchJob]":
-        """Their batches."""
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> "QuerySet[Any]":
+        """What is theirs."""
         if not self.value():
             return queryset
         return queryset.filter(client="" if self.value() == WITHOUT_KEY else self.value())

@@ -42,6 +42,8 @@ NAVIGATION: tuple[Mapping[str, Any], ...] = (
         "separator": True,
         "items": (
             _page("Batches", "stacks", "batches", "batchjob"),
+            _page("File batches", "upload_file", "batches", "filebatch"),
+            _page("Files", "draft", "batches", "storedfile"),
             {
                 "title": "Queue and workers",
                 "icon": "engineering",

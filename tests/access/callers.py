@@ -21,6 +21,7 @@ from integrations.models import (
     PatternAssignment,
 )
 from tests.made_batches import a_batch
+from tests.made_files import a_file, a_file_batch
 
 ROLES: Final = ("anonymous", "outsider", "staff", "viewer", "operator", "administrator")
 NOW: Final = datetime(2025, 7, 15, 14, 30, tzinfo=UTC)
@@ -58,6 +59,8 @@ def rows() -> dict[type[Model], Model]:
         AuditEntry.objects.create(actor="ann", action="save_model"),
         ConfigVersion.objects.get_or_create(id=1)[0],
         a_batch("phi3"),
+        a_file_batch("batch_1"),
+        a_file("file-1"),
         WorkerHeartbeat.objects.create(name="w1", **seen),
         User.objects.create(username="somebody"),
         Group.objects.create(name="somebodies"),

@@ -58,6 +58,7 @@ GET: Final = {
         admin/integrations/auditentry/<path:object_id>/ admin/integrations/configversion/<path:object_id>/
         admin/integrations/canary/<path:object_id>/
         admin/batches/batchjob/<path:object_id>/ admin/batches/workerheartbeat/<path:object_id>/
+        admin/batches/filebatch/<path:object_id>/ admin/batches/storedfile/<path:object_id>/
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
@@ -76,8 +77,11 @@ GET: Final = {
         batches_batchjob_download batches_batchjob_changelist batches_batchjob_history batches_batchjob_change
         batches_queue batches_queue_live batches_workerheartbeat_changelist batches_workerheartbeat_history
         batches_workerheartbeat_change integrations_auditentry_export
+        batches_filebatch_live batches_filebatch_changelist batches_filebatch_history batches_filebatch_change
+        batches_storedfile_changelist batches_storedfile_history batches_storedfile_change
     """,
     "login login 403 403 200 200": """
+        batches_filebatch_cancel batches_filebatch_retry
         integrations_modelconfig_drain integrations_modelconfig_undrain batches_batchjob_cancel
         batches_batchjob_retry batches_batchjob_priority
     """,
@@ -95,6 +99,7 @@ GET: Final = {
         integrations_callrecord_delete integrations_callstats_add integrations_callstats_delete
         integrations_breakerevent_add integrations_breakerevent_delete integrations_auditentry_add
         integrations_auditentry_delete integrations_configversion_add integrations_configversion_delete
+        batches_filebatch_add batches_filebatch_delete batches_storedfile_add batches_storedfile_delete
         batches_batchjob_add batches_batchjob_delete batches_workerheartbeat_add
         batches_workerheartbeat_delete auth_user_password_change auth_user_changelist auth_user_add
         auth_user_history auth_user_delete auth_user_change auth_group_changelist auth_group_add
@@ -145,6 +150,7 @@ POST: Final = {
         admin/integrations/auditentry/<path:object_id>/ admin/integrations/configversion/<path:object_id>/
         admin/integrations/canary/<path:object_id>/
         admin/batches/batchjob/<path:object_id>/ admin/batches/workerheartbeat/<path:object_id>/
+        admin/batches/filebatch/<path:object_id>/ admin/batches/storedfile/<path:object_id>/
         admin/auth/user/<path:object_id>/ admin/auth/group/<path:object_id>/
     """,
     "login login 403 200 200 200": """
@@ -159,13 +165,16 @@ POST: Final = {
         integrations_auditentry_changelist integrations_auditentry_history
         integrations_configversion_changelist integrations_configversion_history batches_batchjob_live
         batches_batchjob_download batches_batchjob_changelist batches_batchjob_history batches_queue
+        batches_filebatch_live batches_filebatch_changelist batches_filebatch_history
+        batches_storedfile_changelist batches_storedfile_history
         batches_queue_live batches_workerheartbeat_changelist batches_workerheartbeat_history
     """,
     "login login 403 403 200 200": """
-        integrations_modelconfig_drain batches_batchjob_retry batches_batchjob_priority
+        batches_filebatch_retry integrations_modelconfig_drain batches_batchjob_retry batches_batchjob_priority
     """,
     "login login 403 403 302 302": """
         breakers-trip breakers-reset integrations_modelconfig_undrain batches_batchjob_cancel
+        batches_filebatch_cancel
     """,
     "login login 403 403 403 200": """
         integrations_apikey_add integrations_modelconfig_probe integrations_modelconfig_add
@@ -184,6 +193,8 @@ POST: Final = {
         integrations_breakerevent_add integrations_breakerevent_delete integrations_breakerevent_change
         integrations_auditentry_add integrations_auditentry_delete integrations_auditentry_change
         integrations_configversion_add integrations_configversion_delete integrations_configversion_change
+        batches_filebatch_add batches_filebatch_delete batches_filebatch_change batches_storedfile_add
+        batches_storedfile_delete batches_storedfile_change
         batches_batchjob_add batches_batchjob_delete batches_batchjob_change batches_workerheartbeat_add
         batches_workerheartbeat_delete batches_workerheartbeat_change auth_user_password_change
         auth_user_changelist auth_user_add auth_user_history auth_user_delete auth_user_change
