@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from django.conf import settings
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import DatabaseError, InterfaceError, connection
 
 from batches import (
@@ -27,7 +28,7 @@ from batches import (
     rescue,
 )
 from batches.repeating import Repeating
-from integrations import canaries, rollups
+from integrations import canaries, pruning, rollups
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ CANARY_LOCK = 0x43414E41
 PURGE_INTERVAL = 60.0
 PURGE_SLICES = 3
 PRUNE_INTERVAL = 300.0
+SESSIONS_INTERVAL = 3600.0
 # How often a waiting scheduler looks whether it should stop: its signal handler may set a flag but take no lock.
 GLANCE = 0.1
 
@@ -78,6 +80,16 @@ def sweep_files() -> bool:
 def purge() -> bool:
     """Delete some of the texts and vectors that are due. Few at a time: the next rescue waits for it."""
     return lifecycle.purge_due(clock.now(), limit=PURGE_SLICES) > 0
+
+
+def fold() -> bool:
+    """Fold some of the rollups that are due; return whether there may be more."""
+    return rollups.fold().more
+
+
+def prune() -> bool:
+    """Delete some of the records whose retention is over; return whether there may be more."""
+    return pruning.prune().more
 
 
 def deliver() -> bool:
@@ -125,9 +137,9 @@ class Scheduler:
             Duty(name="heartbeats", do=heartbeats.remove_stale, interval=PURGE_INTERVAL),
             Duty(name="purge", do=purge, interval=PURGE_INTERVAL),
             Duty(name="sweep files", do=sweep_files, interval=PURGE_INTERVAL),
-            Duty(name="fold", do=rollups.fold, interval=PRUNE_INTERVAL),
-            Duty(name="prune", do=rollups.prune, interval=PRUNE_INTERVAL),
-            Duty(name="prune transitions", do=rollups.prune_breaker_events, interval=PRUNE_INTERVAL),
+            Duty(name="fold", do=fold, interval=PRUNE_INTERVAL),
+            Duty(name="prune", do=prune, interval=PRUNE_INTERVAL),
+            Duty(name="sessions", do=SessionStore.clear_expired, interval=SESSIONS_INTERVAL),
         ]
 
     def stop(self) -> None:

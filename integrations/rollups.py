@@ -5,19 +5,18 @@ hours after 2 days and hours into days after 90, so that each call is counted in
 """
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from django.conf import settings
 from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
-from django.db.models import QuerySet
 
 from integrations import histogram
 from integrations.calls import Call
-from integrations.models import BreakerEvent, CallRecord, CallStats
+from integrations.models import CallStats
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +24,8 @@ MINUTES_KEPT: Final = timedelta(days=2)
 HOURS_KEPT: Final = timedelta(days=90)
 # The bucket of the rows of width total.
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# One fold or prune ends after so many slices, so that the scheduler's other work is not kept waiting; the next goes on.
-SLICES_AT_ONCE: Final = 50
-CALLS_A_SLICE: Final = 10_000
+# In seconds: a fold ends after the slice in which this time is over, since the next rescue waits for it.
+AT_A_TIME: Final = 0.5
 
 # bucket, kind, model, pattern, mode, endpoint, code
 Key = tuple[datetime, str, str, str, str, str, str]
@@ -139,7 +137,7 @@ def summed_histogram() -> str:
     return "ARRAY[" + ", ".join(f"COALESCE(sum(histogram[{n + 1}]), 0)::bigint" for n in range(histogram.PLACES)) + "]"
 
 
-# --- Folding and pruning: the scheduler calls these -------------------------------------------------------------------
+# --- Folding: the scheduler calls this --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +146,7 @@ class Folded:
 
     minutes: int
     hours: int
+    more: bool  # its time was over before all was folded
 
 
 # Rows that a writer is just adding to are left for the next time: nobody waits for the other, so nothing can deadlock.
@@ -172,59 +171,36 @@ _FOLD: Final = f"""
 """  # nosec B608 # made of constants
 
 
-def fold(now: datetime | None = None) -> Folded:
+def fold(now: datetime | None = None, *, seconds: float = AT_A_TIME) -> Folded:
     """Fold minutes older than 2 days into hours, and hours older than 90 days into days; safe to run twice at once.
 
-    Each hour or day is a transaction of its own, at most SLICES_AT_ONCE of each kind. Raises django.db.DatabaseError.
+    Each hour or day is a transaction of its own. Raises django.db.DatabaseError.
     """
-    now = (now or datetime.now(UTC)).astimezone(UTC)
-    return Folded(
-        minutes=_fold("minute", "hour", before=(now - MINUTES_KEPT).replace(minute=0, second=0, microsecond=0)),
-        hours=_fold("hour", "day", before=(now - HOURS_KEPT).replace(hour=0, minute=0, second=0, microsecond=0)),
+    now, ends = (now or datetime.now(UTC)).astimezone(UTC), time.monotonic() + seconds
+    minutes, more_minutes = _fold(
+        "minute", "hour", before=(now - MINUTES_KEPT).replace(minute=0, second=0, microsecond=0), ends=ends
     )
+    hours, more_hours = _fold(
+        "hour", "day", before=(now - HOURS_KEPT).replace(hour=0, minute=0, second=0, microsecond=0), ends=ends
+    )
+    return Folded(minutes=minutes, hours=hours, more=more_minutes or more_hours)
 
 
-def _fold(fine: str, coarse: str, *, before: datetime) -> int:
+def _fold(fine: str, coarse: str, *, before: datetime, ends: float) -> tuple[int, bool]:
     length = timedelta(hours=1) if coarse == "hour" else timedelta(days=1)
     after, moved = EVER, 0
-    for _ in range(SLICES_AT_ONCE):
-        oldest = _oldest(fine, after=after, before=before)
-        if oldest is None:
-            break
+    while (oldest := _oldest(fine, after=after, before=before)) is not None:
         start = oldest.replace(minute=0) if coarse == "hour" else oldest.replace(hour=0)
         after = start + length
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(_FOLD, {"fine": fine, "coarse": coarse, "start": start, "end": after})
             moved += cursor.fetchone()[0]
-    return moved
+        if time.monotonic() >= ends:
+            return moved, True
+    return moved, False
 
 
 def _oldest(width: str, *, after: datetime, before: datetime) -> datetime | None:
     rows = CallStats.objects.filter(width=width, bucket__gte=after, bucket__lt=before)
     oldest = rows.order_by("bucket").values_list("bucket", flat=True).first()
     return oldest.astimezone(UTC) if oldest else None
-
-
-def prune(now: datetime | None = None, *, calls_a_slice: int = CALLS_A_SLICE) -> int:
-    """Delete the calls older than CALL_RECORD_RETENTION; return how many.
-
-    Each slice is its own transaction, at most SLICES_AT_ONCE of them. Raises django.db.DatabaseError.
-    """
-    before = (now or datetime.now(UTC)) - timedelta(seconds=settings.CALL_RECORD_RETENTION)
-    return _prune(CallRecord.objects.filter(started_at__lt=before).order_by("started_at"), a_slice=calls_a_slice)
-
-
-def prune_breaker_events(now: datetime | None = None, *, a_slice: int = CALLS_A_SLICE) -> int:
-    """Delete the transitions of breakers older than BREAKER_EVENT_RETENTION, likewise."""
-    before = (now or datetime.now(UTC)) - timedelta(seconds=settings.BREAKER_EVENT_RETENTION)
-    return _prune(BreakerEvent.objects.filter(at__lt=before).order_by("at"), a_slice=a_slice)
-
-
-def _prune(due: "QuerySet[Any]", *, a_slice: int) -> int:
-    gone = 0
-    for _ in range(SLICES_AT_ONCE):
-        deleted, _by_model = due.model._default_manager.filter(pk__in=due.values("pk")[:a_slice]).delete()
-        gone += deleted
-        if deleted < a_slice:
-            break
-    return gone

@@ -11,8 +11,9 @@ import pytest
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from integrations import rollups
+from integrations import pruning, rollups
 from integrations.models import CallRecord, CallStats
+from integrations.pruning import Pruned
 from integrations.record_writer import Writer
 from tests.fixtures_records import PHI3, a_call
 
@@ -84,7 +85,7 @@ def test_folding_moves_old_minutes_into_hours_and_old_hours_into_days_and_keeps_
     write(ago=timedelta(days=91, hours=2), ms=400_000.0, code="upstream_timeout")
     before = sums("minute")
     assert before["count"] == before["histogram"] == sums("total")["count"] == 30
-    rollups.fold(NOW)
+    rollups.fold(NOW, seconds=60)
     assert folded_widths() == {"minute": 2, "hour": 1, "day": 1}
     assert sums("minute", "hour", "day") == pytest.approx(before)
     hour = CallStats.objects.get(width="hour", kind="call")
@@ -96,10 +97,10 @@ def test_folding_moves_old_minutes_into_hours_and_old_hours_into_days_and_keeps_
 @pytest.mark.django_db
 def test_folding_again_changes_nothing_and_a_late_minute_is_added_to_its_hour() -> None:
     write(ago=timedelta(days=3), calls=2)
-    assert rollups.fold(NOW) == rollups.Folded(minutes=2, hours=0)
-    assert rollups.fold(NOW) == rollups.Folded(minutes=0, hours=0)
+    assert rollups.fold(NOW, seconds=60) == rollups.Folded(minutes=2, hours=0, more=False)
+    assert rollups.fold(NOW, seconds=60) == rollups.Folded(minutes=0, hours=0, more=False)
     write(ago=timedelta(days=3), calls=5)
-    assert rollups.fold(NOW) == rollups.Folded(minutes=2, hours=0)
+    assert rollups.fold(NOW, seconds=60) == rollups.Folded(minutes=2, hours=0, more=False)
     assert CallStats.objects.get(width="hour", kind="call").count == 7
     assert sum(CallStats.objects.get(width="hour", kind="call").histogram) == 7
 
@@ -109,7 +110,7 @@ def test_an_hour_is_folded_only_as_a_whole() -> None:
     edge = NOW.replace(minute=0, second=0) - rollups.MINUTES_KEPT
     write(ago=NOW - edge)
     write(ago=NOW - edge + timedelta(minutes=1))
-    rollups.fold(NOW)
+    rollups.fold(NOW, seconds=60)
     assert folded_widths() == {"minute": 1, "hour": 1, "day": 0}
 
 
@@ -121,7 +122,7 @@ def test_two_that_fold_at_once_while_a_writer_adds_late_calls_lose_and_double_no
 
     def fold() -> None:
         together.wait()
-        rollups.fold(NOW)
+        rollups.fold(NOW, seconds=60)
         connection.close()
 
     def add() -> None:
@@ -133,7 +134,7 @@ def test_two_that_fold_at_once_while_a_writer_adds_late_calls_lose_and_double_no
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(fold), pool.submit(fold), pool.submit(add)]:
             done.result()
-    rollups.fold(NOW)
+    rollups.fold(NOW, seconds=60)
     assert folded_widths() == {"minute": 0, "hour": 30, "day": 0}
     assert sums("hour") == pytest.approx(sums("total"))
     assert sums("hour")["count"] == 120
@@ -148,12 +149,12 @@ def test_folding_does_not_wait_for_a_row_that_a_writer_holds() -> None:
     def fold() -> rollups.Folded:
         with contextlib.closing(connection), connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = '3s'")
-            return rollups.fold(NOW)
+            return rollups.fold(NOW, seconds=60)
 
     with ThreadPoolExecutor(1) as pool, transaction.atomic():
         CallStats.objects.select_for_update().get(width="minute", kind="call", bucket=held)
         assert pool.submit(fold).result().minutes == 3
-    assert rollups.fold(NOW).minutes == 1
+    assert rollups.fold(NOW, seconds=60).minutes == 1
 
 
 @pytest.mark.django_db
@@ -161,7 +162,7 @@ def test_calls_older_than_their_retention_are_deleted_in_slices_and_their_rollup
     settings.CALL_RECORD_RETENTION = 86400.0
     write(ago=timedelta(hours=25), calls=3)
     write(ago=timedelta(hours=23), calls=2)
-    assert rollups.prune(NOW, calls_a_slice=2) == 3
-    assert rollups.prune(NOW, calls_a_slice=2) == 0
+    assert pruning.prune(NOW, a_slice=2, seconds=60) == Pruned(rows=3, more=False)
+    assert pruning.prune(NOW, a_slice=2, seconds=60) == Pruned(rows=0, more=False)
     assert CallRecord.objects.count() == 2
     assert CallStats.objects.get(width="total", kind="call", endpoint=PHI3).count == 5
