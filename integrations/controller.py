@@ -9,7 +9,7 @@ calls climbs towards more of it.
 from typing import Final
 
 # Where an endpoint begins of which nothing is known.
-START: Final = 4
+START: Final = 8
 STEP: Final = 1.5
 # A step down must bring so much more; a step up may cost so much, because calls that wait for no other are quicker.
 GAIN: Final = 1.03

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -43,6 +44,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # What hybrid answers by queueing the request instead: the servers' fault, and it may pass.
 SERVERS_FAULT = (CircuitOpen, Overloaded, UpstreamBusy, UpstreamError)
+# Seconds until it is watched whether a call's client is still there.
+WATCH_AFTER = 0.02
 NDJSON = "application/x-ndjson"
 
 OPENAI_EMBEDDINGS = "/v1/embeddings"
@@ -184,9 +187,14 @@ def _live_slug(scope: Scope, headers: dict[bytes, str]) -> str | None:
 
 
 def _check_host(header: str) -> None:
-    domain, _ = split_domain_port(header)
-    if not domain or not validate_host(domain, settings.ALLOWED_HOSTS):
+    if not _is_allowed(header, tuple(settings.ALLOWED_HOSTS)):
         raise InvalidRequest("The Host header names none of ALLOWED_HOSTS.")
+
+
+@lru_cache(maxsize=256)
+def _is_allowed(header: str, allowed: tuple[str, ...]) -> bool:
+    domain, _ = split_domain_port(header)
+    return bool(domain) and validate_host(domain, allowed)
 
 
 class _Body:
@@ -242,19 +250,34 @@ class _Body:
             raise RequestTimeout from None
 
     async def unless_gone(self, work: Awaitable[Embeddings]) -> Embeddings | None:
-        """Await `work`, but stop it when the client goes away: then nobody waits, and None is returned."""
-        task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._receive())
+        """Await `work`, but stop it when the client goes away: then nobody waits, and None is returned.
+
+        Whether the client is there is only asked once the work has taken a while: a task and a word with the server for
+        each call would cost more than the few milliseconds that are worked on for nobody.
+        """
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        watcher: asyncio.Task[bool] | None = None
+
+        async def watch() -> bool:
+            await self._receive()
+            return me is not None and me.cancel()
+
+        def begin() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(watch())
+
+        timer = loop.call_later(WATCH_AFTER, begin)
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            task.cancel()
-            await asyncio.wait({task})
+            return await work
+        except asyncio.CancelledError:
+            if watcher is None or not watcher.done() or watcher.cancelled() or me is None:
+                raise
+            me.uncancel()
             return None
         finally:
-            gone.cancel()
-            task.cancel()
+            timer.cancel()
+            if watcher is not None:
+                watcher.cancel()
 
 
 class _Reply:
