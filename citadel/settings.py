@@ -86,6 +86,10 @@ COALESCE_MAX_TEXTS: int = env.int("COALESCE_MAX_TEXTS", default=32)
 COALESCE_MAX_WAITING: int = env.int("COALESCE_MAX_WAITING", default=4096)
 COALESCE_MIN_TARGET: int = env.int("COALESCE_MIN_TARGET", default=1)
 COALESCE_MAX_TARGET: int = env.int("COALESCE_MAX_TARGET", default=1000)
+CACHE_TTL: float = env.float("CACHE_TTL", default=86400.0)
+CACHE_MAX_TEXTS: int = env.int("CACHE_MAX_TEXTS", default=50_000)
+CACHE_LOCAL_TEXTS: int = env.int("CACHE_LOCAL_TEXTS", default=1_000)
+CACHE_TIMEOUT: float = env.float("CACHE_TIMEOUT", default=0.005)
 MAX_UPSTREAM_BYTES: int = env.int("MAX_UPSTREAM_BYTES", default=64 * 2**20)
 
 # --- What a client may send ----------------------------------------------------------------------------------------

@@ -139,6 +139,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
             "truncate",
             "fallbacks",
             "coalesce",
+            "cache",
             "max_waiting_texts",
         )
 

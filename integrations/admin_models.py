@@ -37,6 +37,7 @@ from integrations.models import AuditEntry, Endpoint, ModelConfig, PatternAssign
 from integrations.trail import ConfigurationChanged
 
 DRAINED = "Live calls are refused with Retry-After, and queued work waits, until somebody ends the maintenance."
+CACHE_EMPTIED = "Every text is embedded anew the next time that it is asked for, in all processes within a second."
 UNDRAINED = "Live calls are answered again, and queued work goes on."
 
 
@@ -90,6 +91,13 @@ def undrain(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet
     return ask(page, request, rows, form_class=OptionalReasonForm, title="End maintenance", says=UNDRAINED, act=act)
 
 
+@admin.action(description="Empty the cache", permissions=["drain"])
+def empty_cache(page: "admin.ModelAdmin[Any]", request: HttpRequest, rows: "QuerySet[Any]") -> HttpResponse | None:
+    """Forget every vector that the cache has of the chosen models, after asking why."""
+    act = partial(_each_model, request, rows, operations.purge_cache)
+    return ask(page, request, rows, form_class=ReasonForm, title="Empty the cache", says=CACHE_EMPTIED, act=act)
+
+
 def _each_model(
     request: HttpRequest, rows: Iterable[ModelConfig], operation: Callable[..., None], data: Mapping[str, Any]
 ) -> None:
@@ -106,7 +114,7 @@ class ModelConfigAdmin(OperatorAdmin):
     list_display = ("slug", "patterns", "servers", "state", "upstream_model", "dimensions")
     list_filter = ("enabled", "draining", "assignments__pattern")
     search_fields = ("slug", "upstream_model", "endpoints__url")
-    actions = (trip, reset, drain, undrain)
+    actions = (trip, reset, drain, undrain, empty_cache)
     warn_unsaved_form = True
     compressed_fields = False
     change_form_template = "admin/integrations/modelconfig/change_form.html"
@@ -122,7 +130,7 @@ class ModelConfigAdmin(OperatorAdmin):
                 )
             },
         ),
-        ("Live calls", {"fields": ("coalesce",)}),
+        ("Live calls", {"fields": (("coalesce", "cache"),)}),
         ("Queue", {"fields": ("max_waiting_texts",)}),
         ("Canary", {"fields": (("canary", "canary_min_cosine"),)}),
     )

@@ -36,6 +36,17 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheUse:
+    """How many texts of one live call came from the cache, and how many did not."""
+
+    at: datetime
+    model: str
+    pattern: str
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerChange:
     """An endpoint's breaker went from one state to another."""
 

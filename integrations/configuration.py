@@ -19,7 +19,7 @@ from integrations.rules import Errors, base_url, collect
 Value = str | int | float | bool | None
 Fields = Mapping[str, Value]
 
-_STATE = {"id", "model", "position", "slug", "draining", "drain_reason", "breaker_epoch"}
+_STATE = {"id", "model", "position", "slug", "draining", "drain_reason", "breaker_epoch", "cache_epoch"}
 
 
 def _configured(row: type[models.Model]) -> dict[str, "models.Field[Any, Any]"]:

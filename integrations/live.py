@@ -8,15 +8,15 @@ Django, the body included. On that way there is no ORM, no thread hop and no rou
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from integrations import access, breakers, gateway, limits, logs, loop, process, snapshot, transport
+from integrations import access, breakers, cache, gateway, limits, logs, loop, process, snapshot, transport
 from integrations.api.bodies import live_body
 from integrations.api.problems import body_for
 from integrations.embed_request import check_mode, parse_json
@@ -57,9 +57,15 @@ _EMBED = re.compile(r"/api/v1/external/([A-Za-z0-9_-]+)/embed")
 
 async def answer(call: EmbedCall) -> Embeddings:
     """Answer a live call. Raises what the gateway raises."""
+    if call.model.cache:
+        return await cache.answer(call, partial(_ask, call))
+    return await _ask(call, call.request.texts)
+
+
+async def _ask(call: EmbedCall, texts: Sequence[str]) -> Embeddings:
     return await gateway.embed(
         call.model,
-        call.request.texts,
+        texts,
         assignment=call.assignment,
         pattern=call.assignment.pattern,
         mode=Mode.LIVE,
@@ -337,5 +343,6 @@ async def _start() -> None:
 
 async def _stop() -> None:
     await asyncio.to_thread(process.stop)
+    await cache.close()
     await transport.close()
     loop.detach()

@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from integrations import transport
+from integrations import cache_store, transport
 from integrations.errors import UpstreamTimeout
 
 T = TypeVar("T")
@@ -93,6 +93,7 @@ async def _wind_up() -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
+    await cache_store.close()
     await transport.close()
     await asyncio.get_running_loop().shutdown_default_executor()
 

@@ -62,10 +62,13 @@ class ModelConfig(models.Model):
         help_text="Models of the same embedding space to ask when this one cannot.",
     )
     coalesce = models.BooleanField(
-        default=True,
-        db_default=True,
-        help_text="Live calls share upstream calls while the servers are busy.",
+        default=True, db_default=True, help_text="Live calls share upstream calls while the servers are busy."
     )
+    cache = models.BooleanField(
+        default=False, db_default=False, help_text="Live calls get vectors of texts embedded before from Redis."
+    )
+    # Part of what a cached vector is found by.
+    cache_epoch = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")
     canary = models.CharField(
         max_length=8,
@@ -321,6 +324,7 @@ class CallStats(models.Model):
     class Kind(models.TextChoices):
         CALL = "call", "call"  # a whole call; endpoint is the one that answered
         ATTEMPT = "attempt", "attempt"  # one exchange with one endpoint
+        CACHE = "cache", "cache"  # texts of live calls for models with a cache; code is hit or miss
         DROP = "drop", "drop"  # a record that was lost, its buffer being full; nothing else is known of it
 
     width = models.CharField(max_length=8, choices=Width)

@@ -254,6 +254,17 @@ def _drain(slug: str, draining: bool, *, actor: str, reason: str) -> None:
         trail.after = {"draining": row.draining, "drain_reason": row.drain_reason}
 
 
+def purge_cache(model: str, *, actor: str, reason: str) -> None:
+    """Forget every vector that the cache has of a model. What Redis holds of it is found no more, and expires."""
+    with write("purge_cache", actor=actor, reason=checked_reason(reason, required=True)) as trail:
+        row = _model(model)
+        trail.model = trail.target = row.slug
+        trail.before = {"cache_epoch": row.cache_epoch}
+        row.cache_epoch += 1
+        row.save(update_fields=["cache_epoch"])
+        trail.after = {"cache_epoch": row.cache_epoch}
+
+
 def _model(slug: str) -> ModelConfig:
     row = ModelConfig.objects.filter(slug=slug).first()
     if row is None:

@@ -14,11 +14,11 @@ from django.db import DataError, IntegrityError, InterfaceError, OperationalErro
 from django.db.backends.utils import CursorWrapper
 
 from integrations import rollups
-from integrations.calls import BreakerChange, Call
+from integrations.calls import BreakerChange, CacheUse, Call
 from integrations.models import BreakerEvent, CallRecord
 from integrations.patterns import Attempt
 
-Item = Call | BreakerChange
+Item = Call | BreakerChange | CacheUse
 
 # The row's own fault: sending it again cannot help.
 REFUSED: Final = (DataError, IntegrityError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -64,7 +64,7 @@ class Writer:
 
     def _write(self, items: Sequence[Item], dropped: int) -> None:
         calls = [tidy(item) for item in items if isinstance(item, Call)]
-        minutes = rollups.collect(calls)
+        minutes = rollups.collect(calls) | rollups.cached(item for item in items if isinstance(item, CacheUse))
         if dropped:
             minutes |= rollups.dropped(dropped, at=datetime.now(UTC))
         with transaction.atomic(), connection.cursor() as cursor:

@@ -17,10 +17,10 @@ from typing import Final
 
 from django.conf import settings
 
-from integrations.calls import BreakerChange, Call
+from integrations.calls import BreakerChange, CacheUse, Call
 from integrations.record_writer import REFUSED, Item, Writer
 
-__all__ = ["Call", "breaker_event", "dropped", "flush", "record", "start", "stop", "unreported", "waiting"]
+__all__ = ["Call", "breaker_event", "cache_use", "dropped", "flush", "record", "start", "stop", "unreported", "waiting"]
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,11 @@ os.register_at_fork(after_in_child=_begin_anew)
 def record(call: Call) -> None:
     """Record a call: returns at once, never raises."""
     _put(call)
+
+
+def cache_use(use: CacheUse) -> None:
+    """Count texts that came from the cache, and those that did not: returns at once, never raises."""
+    _put(use)
 
 
 def breaker_event(

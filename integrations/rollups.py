@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from django.db.backends.utils import CursorWrapper
 
 from integrations import histogram
-from integrations.calls import Call
+from integrations.calls import CacheUse, Call
 from integrations.models import CallStats
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,18 @@ def collect(calls: Iterable[Call]) -> dict[Key, Sums]:
         for attempt in call.attempts:
             key = (bucket, "attempt", call.model, call.pattern, call.mode, attempt.endpoint, attempt.outcome)
             minutes.setdefault(key, Sums()).add(attempt.ms)
+    return minutes
+
+
+def cached(uses: Iterable[CacheUse]) -> dict[Key, Sums]:
+    """Add up what came from the cache and what did not, in texts, by minute."""
+    minutes: dict[Key, Sums] = {}
+    for use in uses:
+        bucket = use.at.replace(second=0, microsecond=0)
+        for code, texts in (("hit", use.hits), ("miss", use.misses)):
+            if texts:
+                key = (bucket, "cache", use.model, use.pattern, "live", "", code)
+                minutes.setdefault(key, Sums()).count += texts
     return minutes
 
 

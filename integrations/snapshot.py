@@ -164,6 +164,8 @@ def compose(
         normalise=row.normalise,
         truncate=row.truncate,
         coalesce=row.coalesce,
+        cache=row.cache,
+        cache_epoch=row.cache_epoch,
         max_waiting_texts=_first(row.max_waiting_texts, settings.MAX_WAITING_TEXTS),
         endpoints=tuple(_endpoint(e, row) for e in endpoints),
         assignments=tuple(_assignment(a) for a in assignments),

@@ -31,7 +31,7 @@ NOT_JUDGED: Final = frozenset(
 class Cell:
     """The calls, or the attempts, of one model, pattern, mode, endpoint and code."""
 
-    kind: str  # call, attempt or drop
+    kind: str  # call, attempt, cache or drop
     model: str
     pattern: str
     mode: str

@@ -78,6 +78,8 @@ class Model:
     truncate: str
     max_waiting_texts: int
     coalesce: bool = True
+    cache: bool = False
+    cache_epoch: int = 0
     endpoints: tuple[Endpoint, ...]
     assignments: tuple[Assignment, ...]
     fallbacks: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A way to a TCP server that can be shut: what is behind it then looks as if it had died."""
+"""A way to a TCP server that can be shut or stalled: what is behind it then looks as if it had died, or hung."""
 
 import contextlib
 import socket
@@ -7,7 +7,10 @@ from typing import Self
 
 
 class Gate:
-    """Hands bytes on between its port and `port`; `shut()` cuts every connection and new ones until `open()`."""
+    """Hands bytes on between its port and `port`; `shut()` cuts every connection and new ones until `open()`.
+
+    `stall()` lets connections stand, and holds every byte until `flow()`.
+    """
 
     def __init__(self, port: int, *, host: str = "127.0.0.1") -> None:
         self._behind = (host, port)
@@ -16,6 +19,8 @@ class Gate:
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._shut = self._ended = False
+        self._flows = threading.Event()
+        self._flows.set()
         self._thread = threading.Thread(target=self._accept, name="gate", daemon=True)
 
     def __enter__(self) -> Self:
@@ -24,6 +29,7 @@ class Gate:
 
     def __exit__(self, *_: object) -> None:
         self._ended = True
+        self.flow()
         self.shut()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -37,6 +43,14 @@ class Gate:
             for open_socket in self._sockets:
                 with contextlib.suppress(OSError):
                     open_socket.shutdown(socket.SHUT_RDWR)
+
+    def stall(self) -> None:
+        """Hold what comes from either side."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """Hand on what was held, and what comes."""
+        self._flows.set()
 
     def open(self) -> None:
         """Let connections through again."""
@@ -60,6 +74,7 @@ class Gate:
     def _hand_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._flows.wait()
                 target.sendall(data)
         for ended in (source, target):
             with contextlib.suppress(OSError):

@@ -181,7 +181,20 @@ def metrics(models: Collection[Model], period: Period) -> Document:
         "patterns": {p: _requests(by_pattern.get(p, [])) for p in _all(map(str, Pattern), by_pattern)},
         "models": {m: _requests(by_model.get(m, [])) for m in _all((m.slug for m in models), by_model)},
         "endpoints": _endpoints(models, period),
+        "cache": _cache(models, period),
     }
+
+
+def _cache(models: Iterable[Model], period: Period) -> Document:
+    """Texts of live calls by whether they came from the cache, of the models that have one or had."""
+    used = statistics.grouped(period.select("cache"), lambda c: c.model)
+    return {slug: _hits(used.get(slug, [])) for slug in _all((m.slug for m in models if m.cache), used)}
+
+
+def _hits(cells: Iterable[Cell]) -> Document:
+    codes = statistics.total(cells).codes
+    hits, misses = codes.get("hit", 0), codes.get("miss", 0)
+    return {"hits": hits, "misses": misses, "hit_rate": statistics.percentage(hits, hits + misses)}
 
 
 def _all(configured: Iterable[str], seen: Iterable[str]) -> list[str]:

@@ -106,6 +106,13 @@ def _counted(ever: Period) -> list[Metric]:
         _counter("call_failovers", "Attempts at the next endpoint.", by_mode, calls, lambda c: c.failovers),
         _durations("call_duration", "Duration of whole calls.", by_mode, calls),
         _counter("attempts", "Exchanges by outcome.", f"{by_endpoint} code", attempts, lambda c: c.count),
+        _counter(
+            "cache_texts",
+            "Texts of live calls for models with a cache, by code: hit or miss.",
+            by_code,
+            ever.select("cache"),
+            lambda c: c.count,
+        ),
         _durations("attempt_duration", "Duration of exchanges.", by_endpoint, attempts),
         CounterMetricFamily(
             "citadel_records_dropped", "Calls that all other figures lack, lost to a full buffer.", value=ever.dropped

@@ -141,6 +141,14 @@ class RequestFiguresSerializer(FiguresSerializer):
     modes = ModesSerializer()
 
 
+class CacheFiguresSerializer(_Schema):
+    """Texts of live calls for one model: from the cache, and not."""
+
+    hits = serializers.IntegerField()
+    misses = serializers.IntegerField()
+    hit_rate = _number("Percent.")
+
+
 class EndpointFiguresSerializer(FiguresSerializer):
     """Figures of the attempts at one endpoint."""
 
@@ -157,6 +165,7 @@ class WindowSerializer(_Schema):
     patterns = serializers.DictField(child=RequestFiguresSerializer())
     models = serializers.DictField(child=RequestFiguresSerializer())
     endpoints = EndpointFiguresSerializer(many=True)
+    cache = serializers.DictField(child=CacheFiguresSerializer(), help_text="Models with a cache.")
 
 
 class MetricsSerializer(_Schema):

@@ -64,7 +64,7 @@ def test_a_model_is_called_upstream_as_here_unless_the_file_says_otherwise() -> 
 
 
 def test_documents_know_every_field_that_is_no_state() -> None:
-    state = {"id", "model", "slug", "position", "draining", "drain_reason", "breaker_epoch"}
+    state = {"id", "model", "slug", "position", "draining", "drain_reason", "breaker_epoch", "cache_epoch"}
     state |= {"forced_open", "forced_reason", "forced_by", "forced_at", "forced_until"}
     for row, known in ((ModelConfig, MODEL_FIELDS), (Endpoint, ENDPOINT_FIELDS), (PatternAssignment, PATTERN_FIELDS)):
         assert {f.name for f in row._meta.concrete_fields} - state == set(known)
