@@ -38,5 +38,6 @@ class Repeating:
                 log.debug("%s: PostgreSQL does not answer (%s)", self._name, type(error).__name__)
                 connection.close()
             except Exception:
-                log.exception("%s failed", self._name)
+                if not self._stop.is_set():  # an ending process cancels what is under way
+                    log.exception("%s failed", self._name)
         connection.close()

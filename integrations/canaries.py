@@ -69,8 +69,8 @@ class Seen:
 
     @property
     def astray(self) -> bool:
-        """Whether its vectors are not those of its reference."""
-        return self.state in Canary.ASTRAY
+        """Whether its vectors are not those of its reference, or of its model's other endpoints."""
+        return self.state in (*Canary.ASTRAY, State.UNLIKE)
 
 
 def seen() -> Mapping[int, Seen]:
@@ -223,15 +223,16 @@ def _begin(canary: Canary, answer: Answer) -> None:
 
 
 def _compare(canary: Canary, endpoint: Endpoint, vector: Vector) -> None:
-    own = endpoint.model.canary_min_cosine
     reference = None if canary.reference is None else np.frombuffer(canary.reference, dtype="<f4")
     verdict = judge(
         vector,
         reference,
         dimensions=endpoint.model.dimensions,
-        at_least=settings.CANARY_MIN_COSINE if own is None else own,
+        at_least=_bound(endpoint.model),
     )
-    if reference is None and verdict.state == State.WELL:
+    if verdict.state == State.WELL:
+        verdict = _beside_others(verdict, endpoint, vector)
+    if reference is None and verdict.state in (State.WELL, State.UNLIKE):
         canary.reference, canary.reference_at = vector.tobytes(), canary.asked_at
         log.info("canary of %s: reference taken", endpoint)
     if verdict.state != canary.state:
@@ -242,6 +243,29 @@ def _compare(canary: Canary, endpoint: Endpoint, vector: Vector) -> None:
         canary.well_at = canary.asked_at
 
 
+def _beside_others(verdict: Verdict, endpoint: Endpoint, vector: Vector) -> Verdict:
+    """Compare with the reference of the model's first other endpoint, if that one comes before in order.
+
+    Which of two is right nobody knows, so it is said of one, and nothing follows from it but a report.
+    """
+    others = Canary.objects.filter(
+        endpoint__model=endpoint.model_id, endpoint__enabled=True, reference__isnull=False
+    ).exclude(endpoint=endpoint.pk)
+    first = others.select_related("endpoint").order_by("endpoint__position", "endpoint_id").first()
+    if first is None or (first.endpoint.position, first.endpoint_id) > (endpoint.position, endpoint.pk):
+        return verdict
+    other = np.frombuffer(first.reference or b"", dtype="<f4")
+    beside = judge(vector, other, dimensions=None, at_least=_bound(endpoint.model))
+    if beside.state == State.WELL:
+        return verdict
+    detail = f"its vectors are not those of {first.endpoint.url}"
+    return replace(verdict, state=State.UNLIKE, detail=detail)
+
+
+def _bound(model: ModelConfig) -> float:
+    return settings.CANARY_MIN_COSINE if model.canary_min_cosine is None else model.canary_min_cosine
+
+
 def _tell(endpoint: Endpoint, canary: Canary, verdict: Verdict) -> None:
     if verdict.state != State.WELL:
         log.error(
@@ -250,8 +274,8 @@ def _tell(endpoint: Endpoint, canary: Canary, verdict: Verdict) -> None:
             verdict.detail,
             extra={"model": endpoint.model.slug, "endpoint": endpoint.url, "well_at": canary.well_at},
         )
-    elif canary.state in Canary.ASTRAY:
-        log.warning("canary of %s: its vectors are those of the reference again", endpoint)
+    elif canary.state != State.WAITING:
+        log.warning("canary of %s: its vectors are as they should be again", endpoint)
 
 
 def _take_out(pk: int) -> None:

@@ -176,6 +176,7 @@ class Canary(models.Model):
         WELL = "well", "well"
         MOVED = "moved", "moved"  # another vector: its cosine to the reference is under the bound
         RESIZED = "resized", "resized"  # a vector of another length
+        UNLIKE = "unlike", "unlike"  # what it was, but another vector than that of an endpoint before it in order
 
     ASTRAY: ClassVar = (State.MOVED, State.RESIZED)
 

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from django.urls import reverse
 
 from citadel.console.board import Board, Breaker, Row
+from integrations.canaries import Seen
 from integrations.templatetags.console import duration, percent
 
 # Below this share of good answers, over at least so many, a model is called ailing.
@@ -87,20 +88,24 @@ def _infrastructure(board: Board) -> Iterator[Problem]:
 def _canaries(board: Board) -> Iterator[Problem]:
     page = reverse("admin:integrations_canary_changelist")
     for breaker, seen in board.astray:
+        unlike = seen.state == "unlike"
         endpoint = breaker.endpoint
-        how = "another length" if seen.cosine is None else f"cosine {seen.cosine:.4f} to its reference"
-        last = f"It was as it should be {duration(_age(board, seen.well_at))} ago." if seen.well_at else ""
+        trip = () if breaker.shut else (_endpoint_action("Trip", "breakers-trip", breaker),)
         yield Problem(
             key=f"canary-{endpoint.id}",
-            tone="warn" if breaker.shut else "bad",
-            title=f"{endpoint.model}: an endpoint gives other vectors than before",
-            detail=f"{endpoint.url}: {how}. {last} What it gave since is in doubt."
-            + ("" if breaker.shut else " It is still being asked."),
-            actions=(
-                Action(label="Canaries", url=f"{page}?state={seen.state}"),
-                *(() if breaker.shut else (_endpoint_action("Trip", "breakers-trip", breaker),)),
-            ),
+            tone="warn" if breaker.shut or unlike else "bad",
+            title=f"{endpoint.model}: an endpoint gives other vectors than {'its replica' if unlike else 'before'}",
+            detail=f"{endpoint.url}: {_doubt(board, seen)}{'' if breaker.shut else ' It is still being asked.'}",
+            actions=(Action(label="Canaries", url=f"{page}?state={seen.state}"), *trip),
         )
+
+
+def _doubt(board: Board, seen: Seen) -> str:
+    if seen.state == "unlike":
+        return "calls that it and the others answer do not go together."
+    how = "another length" if seen.cosine is None else f"cosine {seen.cosine:.4f} to its reference"
+    last = f" It was as it should be {duration(_age(board, seen.well_at))} ago." if seen.well_at else ""
+    return f"{how}.{last} What it gave since is in doubt."
 
 
 def _age(board: Board, then: datetime) -> float:

@@ -65,7 +65,9 @@ class PatternsSerializer(_Schema):
 class CanarySerializer(_Schema):
     """What an endpoint answers to the fixed text, beside what it answered first."""
 
-    state = serializers.CharField(help_text="waiting, well, moved (another vector) or resized (another length).")
+    state = serializers.CharField(
+        help_text="waiting, well, moved (another vector), resized (another length) or unlike (its replica)."
+    )
     cosine = _number("Of its last vector to the reference; null where there is none.")
     asked_at = serializers.DateTimeField(allow_null=True)
     well_at = serializers.DateTimeField(allow_null=True, help_text="The last time its vector was as it should be.")

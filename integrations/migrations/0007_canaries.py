@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             name='Canary',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('waiting', 'waiting'), ('well', 'well'), ('moved', 'moved'), ('resized', 'resized')], default='waiting', max_length=8)),
+                ('state', models.CharField(choices=[('waiting', 'waiting'), ('well', 'well'), ('moved', 'moved'), ('resized', 'resized'), ('unlike', 'unlike')], default='waiting', max_length=8)),
                 ('fingerprint', models.CharField(blank=True, max_length=64)),
                 ('reference', models.BinaryField(null=True)),
                 ('reference_at', models.DateTimeField(null=True)),

@@ -27,6 +27,7 @@ _STATES: Final = {
     "well": ("as it was", "good", "check_circle"),
     "moved": ("other vectors", "bad", "swap_horiz"),
     "resized": ("other length", "bad", "straighten"),
+    "unlike": ("unlike its replica", "warn", "compare_arrows"),
 }
 
 

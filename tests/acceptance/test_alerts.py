@@ -21,7 +21,8 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from batches.models import BatchJob
-from integrations.models import Canary
+from integrations import operations
+from integrations.models import Canary, Endpoint
 from tests.made_api import serve
 from tests.processes import Stack, wait_until
 from tests.running import ROOT, Process, free_port
@@ -138,8 +139,12 @@ def lose_records(stack: Stack) -> Scrape:
 def fall_sick(url: str, upstreams: Mapping[str, Upstream], processes: Iterable[Process]) -> None:
     upstreams["live"].status(500)
     wait_until(lambda: embed(url, "live") == 503, 20)  # its breaker is open
-    upstreams["canary"].weights = "another model"
-    wait_until(lambda: Canary.objects.filter(state="moved").exists(), 20)
+    upstreams["canary"].weights = upstreams["unlike"].weights = "another model"
+    wait_until(lambda: Canary.objects.filter(state="moved").count() == 2, 20)
+    # What an operator takes for right by mistake still is not what the model's first endpoint gives.
+    unlike = Endpoint.objects.get(url=upstreams["unlike"].url)
+    operations.retake_reference([unlike.pk], actor="ann", reason="a mistake")
+    wait_until(lambda: Canary.objects.filter(state="unlike").exists(), 20)
     for process in processes:
         process.kill()
     embed(url, "queued", batch=True)
@@ -151,8 +156,8 @@ def fall_sick(url: str, upstreams: Mapping[str, Upstream], processes: Iterable[P
 
 @pytest.fixture
 def upstreams() -> Iterator[dict[str, Upstream]]:
-    with Upstream() as live, Upstream() as canary, Upstream() as well:
-        yield {"live": live, "canary": canary, "well": well}
+    with Upstream() as live, Upstream() as canary, Upstream() as unlike, Upstream() as well:
+        yield {"live": live, "canary": canary, "unlike": unlike, "well": well}
 
 
 def test_every_alert_fires_on_a_sick_citadel_and_none_on_a_well_one(
@@ -160,12 +165,12 @@ def test_every_alert_fires_on_a_sick_citadel_and_none_on_a_well_one(
 ) -> None:
     stack.common = QUICK
     serve("live", "real_time", upstreams["live"], breaker_reset_timeout=60.0)
-    serve("canary", "real_time", upstreams["canary"])
+    serve("canary", "real_time", upstreams["well"], upstreams["canary"], upstreams["unlike"])
     serve("well", "real_time", upstreams["well"])
     serve("queued", "bulk_only", upstreams["well"], batch_size=10, processing_interval=0.2)
     _, url = stack.web(**SCOPES)
     worker, scheduler = stack.worker(), stack.scheduler()
-    wait_until(lambda: Canary.objects.filter(state="well").count() == 4, 20)
+    wait_until(lambda: Canary.objects.filter(state="well").count() == 6, 20)
     before = Scrape(url)
     assert [embed(url, "live") for _ in range(5)] == [200] * 5
     assert embed(url, "live", text="") == 400  # a client's own fault is no alarm

@@ -8,10 +8,12 @@ import numpy as np
 import requests
 
 from batches.models import BatchJob
+from batches.submission import submit
 from integrations import canaries, operations
 from integrations.models import AuditEntry, Canary, Endpoint, ModelConfig
 from tests.acceptance.test_worker_kills import assert_each_text_has_its_own_vector
 from tests.made_api import serve
+from tests.made_batches import a_submission
 from tests.processes import Stack, wait_until
 from tests.upstreams import Upstream, vector_of
 
@@ -93,3 +95,19 @@ def test_a_server_that_comes_back_with_another_model_is_taken_out_and_its_replic
         calls = ask_until(lambda: ask(url, 0).endpoint == first.url, url)
         assert all(call.right for call in calls)
         assert AuditEntry.objects.filter(actor=operations.CANARY, action="trip_breaker").count() == 1
+
+
+def test_a_server_that_hangs_at_its_canary_holds_up_neither_the_queue_nor_a_stop(stack: Stack) -> None:
+    with Upstream() as hung, Upstream() as well:
+        hung.hang()
+        serve("hung", "real_time", hung)
+        serve("m", "bulk_only", well, batch_size=10, processing_interval=0.2)
+        stack.worker()
+        scheduler = stack.scheduler(CANARY_TIMEOUT="60")
+        wait_until(lambda: hung.in_flight == 1, 10)
+        # Not full: it is the scheduler that releases it.
+        accepted = submit(a_submission(["a", "b"], batch_size=10, processing_interval=0.2))
+        wait_until(lambda: BatchJob.objects.get(batch_id=accepted.batch_id).state == "completed", 15)
+        assert hung.in_flight == 1
+        scheduler.stop(within=8)
+        assert "Traceback" not in scheduler.tail()

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from django.conf import LazySettings
+from django.contrib.auth.models import Group, User
 from django.db import connection
+from django.test import Client
+from django.urls import reverse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrations import canaries, loop, operations, recorder
+from integrations import canaries, loop, operations, recorder, snapshot
 from integrations.models import AuditEntry, BreakerEvent, CallRecord, CallStats, Canary, Endpoint, ModelConfig
+from tests.operators import create_roles
 from tests.upstreams import Upstream
 
 pytestmark = pytest.mark.django_db
@@ -226,6 +230,53 @@ def test_who_is_switched_off_is_not_asked(upstream: Upstream, settings: LazySett
     assert canaries.due() == []
     settings.CANARY_INTERVAL = 60
     assert canaries.due() == [endpoint]
+
+
+def test_an_endpoint_that_was_never_like_its_replica_is_reported_alone(upstream: Upstream) -> None:
+    first = an_endpoint(upstream, canary="take_out")
+    with Upstream(dimensions=upstream.dimensions) as other:
+        other.weights = "another model"
+        second = Endpoint.objects.create(model=first.model, position=1, url=other.url)
+        canaries.check_due()
+        states = dict(Canary.objects.values_list("endpoint_id", "state"))
+        assert states == {first.pk: "well", second.pk: "unlike"}
+        assert forced(second) == (False, "")
+        other.weights = ""
+        ask_both_again()
+        assert Canary.objects.get(endpoint=second).state == "moved"  # its reference was the wrong one
+        operations.retake_reference([second.pk], actor="ann", reason="it is mended")
+        ask_both_again()
+        assert set(Canary.objects.values_list("state", flat=True)) == {"well"}
+
+
+def ask_both_again() -> None:
+    Canary.objects.update(asked_at=datetime.now(UTC) - timedelta(hours=1))
+    assert canaries.check_due() == 2
+
+
+@pytest.mark.parametrize(("role", "answer"), [("viewer", 403), ("operator", 200)])
+def test_an_operator_takes_a_new_reference_from_the_console_and_a_viewer_may_not(
+    upstream: Upstream, settings: LazySettings, role: str, answer: int
+) -> None:
+    settings.WHITENOISE_AUTOREFRESH = True
+    endpoint = an_endpoint(upstream)
+    canaries.check_due()
+    upstream.weights = "another model"
+    row = ask_again()
+    create_roles()
+    user = User.objects.create(username="ann", is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    client = Client()
+    client.force_login(user)
+    page = reverse("admin:integrations_canary_changelist")
+    assert "other vectors" in client.get(page).content.decode()
+    model_page = reverse("admin:integrations_modelconfig_state", args=[endpoint.model_id])
+    snapshot.load()
+    assert "other vectors" in client.get(model_page).content.decode()
+    form = {"action": "retake", "_selected_action": [row.pk]}
+    assert client.post(page, form).status_code == answer
+    client.post(page, {**form, "apply": "1", "reason": "a new model"})
+    assert AuditEntry.objects.filter(action="retake_reference", actor="ann").exists() == (role == "operator")
 
 
 @pytest.mark.django_db(transaction=True)
