@@ -100,15 +100,16 @@ class Mirror(pybreaker.CircuitBreakerStorage):
         """Forget everything if an operator has reset the breaker since."""
         if epoch > self.epoch:
             self.close()
-            self.epoch = epoch
+            self.epoch, self.trial = epoch, False
 
     def take(self, shared: Shared) -> None:
         """Become what all processes together know, unless this process is just making the trial."""
+        self.follow(shared.epoch)
         if self.trial or shared.epoch < self.epoch:
             return
         self.current = STATE_OPEN if shared.state == "open" else STATE_CLOSED
         self.count = shared.count + (self.pending_fails if shared.state == "closed" else 0)
-        self.opens, self.epoch, self.reason = shared.opens, shared.epoch, shared.reason
+        self.opens, self.reason = shared.opens, shared.reason
         self.open_until = time.monotonic() + shared.left
         self.since = datetime.fromtimestamp(shared.opened_at, UTC) if shared.state == "open" else None
 

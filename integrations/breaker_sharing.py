@@ -22,13 +22,14 @@ local threshold, timeout, longest = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumb
 local reason, owner = ARGV[7], ARGV[8]
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+local trial = trials .. ':' .. id
 local raw = redis.call('HGET', key, id)
 local r = raw and cjson.decode(raw)
 if not r or r.epoch < epoch then
+  redis.call('DEL', trial) -- of before the reset
   r = {state = 'closed', count = 0, opens = 0, till = 0, span = 0, at = 0, reason = '', epoch = epoch}
 end
 if r.epoch > epoch then return 'stale' end
-local trial = trials .. ':' .. id
 local answer = ''
 local function open()
   r.state, r.opens, r.at, r.reason = 'open', r.opens + 1, now, reason

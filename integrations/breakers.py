@@ -133,6 +133,8 @@ class Breakers:
     ) -> None:
         breaker = self._breaker(endpoint)
         with self._lock:
+            if endpoint.breaker_epoch < breaker.mirror.epoch:
+                return  # begun before an operator reset it: what it met may be what was mended
             if owner:
                 self._report_trial(breaker, endpoint, assignment, owner, error, neutral=neutral)
             elif breaker.mirror.current != STATE_CLOSED:
@@ -344,7 +346,8 @@ class Breakers:
         if breaker is None:
             with self._lock:
                 breaker = self._breakers.setdefault(endpoint.id, Breaker())
-        if breaker.endpoint is not endpoint:
+        known = breaker.endpoint
+        if known is None or (known is not endpoint and known.breaker_epoch <= endpoint.breaker_epoch):
             breaker.endpoint = endpoint
             with self._lock:
                 breaker.mirror.follow(endpoint.breaker_epoch)

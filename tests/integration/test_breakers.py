@@ -261,6 +261,23 @@ def test_a_late_failure_from_before_the_reset_does_not_count(processes: Pair) ->
     assert two.breakers.state_of(again).failure_count == 1
 
 
+def test_calls_from_before_the_reset_that_fail_after_it_do_not_open_it_again(processes: Pair) -> None:
+    one, two = processes
+    endpoint = an_endpoint("http://a")
+    again = replace(endpoint, breaker_epoch=1)
+
+    async def reset_while_calls_hang() -> list[str]:
+        hung = [asyncio.ensure_future(one.calling(endpoint, UpstreamFailed("old"), takes=0.2)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        one.breakers.apply_epochs([again])
+        return await asyncio.gather(*hung)
+
+    assert asyncio.run(reset_while_calls_hang()) == ["upstream_failed"] * 3
+    one.breakers.exchange()
+    two.breakers.exchange()
+    assert [(p.status(again), p.call(again)) for p in processes] == [("closed", "ok")] * 2
+
+
 def test_an_emptied_redis_is_told_again_what_is_open(processes: Pair, redis_db: "redis.Redis") -> None:
     one, two = processes
     endpoint = an_endpoint("http://a")
