@@ -46,7 +46,9 @@ def storage() -> Storage:
 def scratch() -> Path:
     """Return the private folder for files on their way; what dead processes of this host have left there goes."""
     folder = Path(settings.OPENAI_FILES_DIR) / "unfinished"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # One by one: `parents` would make those above with the mode of the process.
+    for each in (folder.parent, folder):
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in folder.iterdir():
         with contextlib.suppress(OSError):
             if left.stat().st_mtime < time.time() - ABANDONED:

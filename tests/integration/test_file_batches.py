@@ -359,7 +359,8 @@ def test_a_file_that_is_read_cannot_be_deleted_and_one_that_is_deleted_is_gone_f
     row = StoredFile.objects.get(file_id=file_id)
     stored = Path(configured.OPENAI_FILES_DIR) / row.stored_as
     assert stored.stat().st_mode & 0o777 == 0o600
-    assert stored.parent.stat().st_mode & 0o777 == 0o700
+    for folder in (stored.parent, stored.parent.parent, stored.parent.parent / "unfinished"):
+        assert folder.stat().st_mode & 0o777 == 0o700
     assert error(api.delete(f"{FILES}/{file_id}"))[:2] == (409, "file_in_use")
     StoredFile.objects.update(expires_at=clock.now() - timedelta(seconds=1))
     file_store.expire_due(clock.now())
