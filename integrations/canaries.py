@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.db import transaction
 from django.db.models import Exists, OuterRef
 
 from integrations import exchange, loop, operations, snapshot, transport
 from integrations.errors import CitadelError
 from integrations.models import BreakerEvent, Canary, Endpoint, ModelConfig
+from integrations.trail import write
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +96,7 @@ def check_due() -> int:
     rows = due()
     answers = loop.run(_ask_all(rows)) if rows else ()
     for row, answer in zip(rows, answers, strict=True):
-        if _stored(row, answer):
-            _take_out(row.pk)
+        _settle(row, answer)
     return len(rows)
 
 
@@ -197,24 +195,39 @@ def cosine(one: Vector, other: Vector) -> float:
     return float(a @ b) / lengths if lengths else 0.0
 
 
-def _stored(row: Endpoint, answer: Answer) -> bool:
-    """Write down what came back; return whether the endpoint is to be taken out.
+def _settle(row: Endpoint, answer: Answer) -> None:
+    """Write down what came back, and what follows from it, in one transaction under the operators' lock.
 
     Not if its configuration has been changed meanwhile: the answer is that of the one before.
     """
-    with transaction.atomic():
+    with write("canary", actor=operations.CANARY):  # no write of its own: it leaves no audit row
         endpoint = Endpoint.objects.select_related("model").filter(pk=row.pk).first()
         if endpoint is None or fingerprint(endpoint) != answer.fingerprint:
-            return False
-        first = {"since": answer.asked_at}
-        canary, _ = Canary.objects.select_for_update().get_or_create(endpoint=endpoint, defaults=first)
+            return
+        canary, _ = Canary.objects.get_or_create(endpoint=endpoint, defaults={"since": answer.asked_at})
+        was_astray = canary.state in Canary.ASTRAY
         if canary.fingerprint != answer.fingerprint:
             _begin(canary, answer)
         canary.asked_at, canary.error = answer.asked_at, answer.error
         if answer.vector is not None:
             _compare(canary, endpoint, answer.vector)
         canary.save()
-    return canary.state in Canary.ASTRAY and endpoint.model.canary == ModelConfig.OnMoved.TAKE_OUT
+        _act(endpoint, canary, was_astray=was_astray)
+
+
+def _act(endpoint: Endpoint, canary: Canary, *, was_astray: bool) -> None:
+    """Take the endpoint out where its model says so, unless it is out; then let the cache forget what is in doubt.
+
+    In this order a process that knows of the emptied cache knows of the trip: nothing wrong comes into it again.
+    """
+    astray, model = canary.state in Canary.ASTRAY, endpoint.model
+    known = "another length" if canary.cosine is None else f"cosine {canary.cosine:.4f}"
+    if astray and model.canary == ModelConfig.OnMoved.TAKE_OUT and not endpoint.is_forced_open:
+        reason = f"Its vectors have changed ({known})."
+        operations.trip_breaker([endpoint.pk], actor=operations.CANARY, reason=reason)
+    if model.cache and astray != was_astray:
+        reason = f"{endpoint.url}: vectors {f'have changed ({known})' if astray else 'are as they were'}."[:200]
+        operations.purge_cache(model.slug, actor=operations.CANARY, reason=reason)
 
 
 def _begin(canary: Canary, answer: Answer) -> None:
@@ -276,18 +289,3 @@ def _tell(endpoint: Endpoint, canary: Canary, verdict: Verdict) -> None:
         )
     elif canary.state != State.WAITING:
         log.warning("canary of %s: its vectors are as they should be again", endpoint)
-
-
-def _take_out(pk: int) -> None:
-    """Trip the breaker, unless it is held open already.
-
-    A transaction of its own: should this process die before it, the next check finds the endpoint astray and still in.
-    """
-    endpoint = Endpoint.objects.select_related("model", "canary").filter(pk=pk).first()
-    if endpoint is None or endpoint.is_forced_open:
-        return
-    known = f"cosine {endpoint.canary.cosine:.4f}" if endpoint.canary.cosine is not None else "another length"
-    try:
-        operations.trip_breaker([pk], actor=operations.CANARY, reason=f"Its vectors have changed ({known}).")
-    except ValidationError as error:  # deleted in this moment
-        log.warning("canary of %s: not taken out: %s", endpoint, error)

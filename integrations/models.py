@@ -179,7 +179,6 @@ class Canary(models.Model):
         UNLIKE = "unlike", "unlike"  # what it was, but another vector than that of an endpoint before it in order
 
     ASTRAY: ClassVar = (State.MOVED, State.RESIZED)
-
     # No constraint in the database: during an upgrade processes that know no canaries may still delete endpoints.
     endpoint = models.OneToOneField(Endpoint, on_delete=models.CASCADE, related_name="canary", db_constraint=False)
     state = models.CharField(max_length=8, choices=State, default=State.WAITING)

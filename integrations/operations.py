@@ -69,18 +69,20 @@ def reset_breaker(endpoint_ids: Collection[int], *, actor: str, reason: str = ""
 def retake_reference(endpoint_ids: Collection[int], *, actor: str, reason: str) -> None:
     """Let the canaries of these endpoints take what they answer next for right; put back those that a canary took out.
 
-    Raises ValidationError.
+    What the cache has of their models is of the vectors before, and forgotten. Raises ValidationError.
     """
     reason = checked_reason(reason, required=True)
     with write("retake_reference", actor=actor, reason=reason) as trail:
         endpoints = _endpoints(endpoint_ids)
-        canaries = Canary.objects.select_for_update().filter(endpoint__in=endpoints)
+        canaries = Canary.objects.filter(endpoint__in=endpoints).select_related("endpoint__model")
         before = {str(c.endpoint): {"state": c.state, "reference_at": _iso(c.reference_at)} for c in canaries}
         trail.before, trail.after = before, dict.fromkeys(before, None)
         _name(trail, endpoints)
         canaries.update(fingerprint="", reference=None, reference_at=None, state=Canary.State.WAITING, cosine=None)
         if out := [e.pk for e in endpoints if e.is_forced_open and e.forced_by == CANARY]:
             reset_breaker(out, actor=actor, reason=reason)
+        for slug in sorted({e.model.slug for e in endpoints if e.model.cache}):
+            purge_cache(slug, actor=actor, reason=reason)
 
 
 def _iso(moment: datetime | None) -> str | None:

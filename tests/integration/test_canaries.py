@@ -232,6 +232,27 @@ def test_who_is_switched_off_is_not_asked(upstream: Upstream, settings: LazySett
     assert canaries.due() == [endpoint]
 
 
+def test_the_cache_forgets_what_is_in_doubt(upstream: Upstream) -> None:
+    endpoint = an_endpoint(upstream, cache=True)
+
+    def emptied() -> int:
+        return ModelConfig.objects.get().cache_epoch
+
+    canaries.check_due()
+    ask_again()
+    assert emptied() == 0
+    upstream.weights = "another model"
+    ask_again()
+    ask_again()
+    assert emptied() == 1
+    assert AuditEntry.objects.get(action="purge_cache").actor == operations.CANARY
+    upstream.weights = ""
+    ask_again()
+    assert emptied() == 2
+    operations.retake_reference([endpoint.pk], actor="ann", reason="a new model")
+    assert emptied() == 3
+
+
 def test_an_endpoint_that_was_never_like_its_replica_is_reported_alone(upstream: Upstream) -> None:
     first = an_endpoint(upstream, canary="take_out")
     with Upstream(dimensions=upstream.dimensions) as other:
