@@ -13,6 +13,7 @@ import pytest
 from django.apps import apps as today
 from django.contrib.postgres.fields import ArrayField
 from django.db import connection, models
+from django.db.migrations import AlterField
 from django.db.migrations.loader import MigrationLoader
 
 from batches.models import BatchJob
@@ -60,10 +61,21 @@ def names(keys: list[tuple[str, str]]) -> list[str]:
 def test_a_migration_only_adds(key: tuple[str, str]) -> None:
     for operation in LOADER.disk_migrations[key].operations:
         kind = type(operation).__name__
+        if isinstance(operation, AlterField):
+            before = LOADER.project_state(key, at_end=False).models[key[0], operation.model_name_lower]
+            assert in_the_database(before.fields[operation.name]) == in_the_database(operation.field)
+            continue
         assert kind in HARMLESS | LOOKED_AT.get(key, set()), "would processes of the version before go on working?"
         if kind == "AddIndex" and key not in BEFORE_THE_FIRST_RELEASE:
             grows = operation.model_name in GROWING  # type: ignore[attr-defined]
             assert not grows, "make it with AddIndexConcurrently, in a migration with atomic = False"
+
+
+def in_the_database(field: "models.Field[Any, Any]") -> tuple[str, dict[str, Any]]:
+    """What PostgreSQL knows of a field: not its words, nor what Django alone checks."""
+    _, path, _, options = field.deconstruct()
+    ours = ("choices", "help_text", "verbose_name", "validators", "default", "editable", "blank")
+    return path, {name: value for name, value in options.items() if name not in ours}
 
 
 # --- The models of an earlier state -----------------------------------------------------------------------------------
