@@ -1,26 +1,24 @@
 """Batches in the admin: a list to find them in, a page for each, and what an operator may do with one or with many."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import ngettext
 
 from batches import callbacks, lifecycle, progress, results
-from batches.admin_filters import LISTED, AgeFilter, BoundedPaginator, ClientFilter, ModelFilter
-from batches.models import BatchJob, FileBatch
-from integrations.admin_base import ReadOnlyAdmin, actor, ask, ask_about, page_url
+from batches.admin_filters import AgeFilter, ClientFilter, ModelFilter
+from batches.admin_pages import BatchPages, Deed, SureForm, ask_one, progress_html
+from batches.models import BatchJob
+from integrations.admin_base import actor, ask, page_url
 from integrations.admin_chips import chip_html
 from integrations.errors import CitadelError
 from integrations.templatetags.console import ago
@@ -41,21 +39,6 @@ class PriorityForm(forms.Form):
     """Which batches go first."""
 
     priority = forms.IntegerField(min_value=0, max_value=9, initial=9, help_text="0 to 9; 9 goes first.")
-
-
-class SureForm(forms.Form):
-    """Nothing but whether."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deed:
-    """What an operator does to batches: `operation` takes an id, who does it and what the form says."""
-
-    title: str
-    says: str
-    done: str
-    form_class: type[forms.Form]
-    operation: Callable[[str, str, Mapping[str, Any]], object]
 
 
 CANCEL: Final = Deed(
@@ -88,7 +71,7 @@ def state_chip(job: BatchJob) -> SafeString:
 
 
 @admin.register(BatchJob)
-class BatchJobAdmin(ReadOnlyAdmin):
+class BatchJobAdmin(BatchPages):
     """Batches, the newest first."""
 
     list_display = (
@@ -100,17 +83,11 @@ class BatchJobAdmin(ReadOnlyAdmin):
         "age",
     )
     list_filter = ("state", ModelFilter, AgeFilter, ClientFilter)
-    list_per_page = 50
-    list_max_show_all = 0
-    list_before_template = "admin/batches/batchjob/more.html"
     search_fields = ("batch_id",)
     search_help_text = "Beginning of a batch's id; or a client, a model or a request id."
-    ordering = ("-id",)
-    paginator = BoundedPaginator
     actions = ("cancel", "retry", "set_priority")
 
-    class Media:
-        css = {"all": ("batches/batches.css",)}
+    folder = "admin/batches/batchjob"
 
     # --- the list ---
 
@@ -125,10 +102,6 @@ class BatchJobAdmin(ReadOnlyAdmin):
         if not term.startswith("batch_"):
             found |= Q(client=term) | Q(model=term) | Q(request_id=term)
         return queryset.filter(found), False
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list, or act on a part of it."""
-        return super().changelist_view(request, {"listed": LISTED, **(extra_context or {})})
 
     @admin.display(description="model, client", ordering="model")
     def shown_model(self, job: BatchJob) -> SafeString:
@@ -148,11 +121,7 @@ class BatchJobAdmin(ReadOnlyAdmin):
     @admin.display(description="progress")
     def shown_progress(self, job: BatchJob) -> SafeString:
         """Texts with an outcome, of all, as a bar and in figures."""
-        return progress_html(job.completed, job.failed, job.total, "texts")
-
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Whether this user may act on batches, whose rows nobody edits."""
-        return request.user.has_perm("batches.operate_batch")
+        return progress_html(job.completed, job.failed, job.total, what="texts")
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, rows: "QuerySet[BatchJob]") -> HttpResponse | None:
@@ -177,40 +146,18 @@ class BatchJobAdmin(ReadOnlyAdmin):
 
     # --- one batch ---
 
-    def get_urls(self) -> list[URLPattern]:
-        """Django's, and those of one batch's page."""
-        wrap, name = self.admin_site.admin_view, "batches_batchjob_{}".format
-        own = [
-            path("<int:pk>/live/", wrap(self.live_view), name=name("live")),
-            path("<int:pk>/download/", wrap(self.download_view), name=name("download")),
-            path("<int:pk>/cancel/", wrap(self.cancel_view), name=name("cancel")),
-            path("<int:pk>/retry/", wrap(self.retry_view), name=name("retry")),
-            path("<int:pk>/priority/", wrap(self.priority_view), name=name("priority")),
-        ]
-        return [*own, *super().get_urls()]
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        """Show one batch; nobody edits it as a row."""
-        if request.method == "POST" or not (object_id or "").isdigit():
-            raise PermissionDenied
-        context = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            **self._shown(request, int(object_id or 0)),
+    def own_views(self) -> Mapping[str, Callable[..., Any]]:
+        """The page's own, and what is done from it."""
+        return {
+            **super().own_views(),
+            "download": self.download_view,
+            "cancel": self.cancel_view,
+            "retry": self.retry_view,
+            "priority": self.priority_view,
         }
-        return TemplateResponse(request, "admin/batches/batchjob/batch.html", context)
 
-    def live_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Answer the live part of a batch's page."""
-        return TemplateResponse(request, "admin/batches/batchjob/live.html", self._shown(request, pk))
-
-    def _shown(self, request: HttpRequest, pk: int) -> dict[str, Any]:
+    def shown(self, request: HttpRequest, pk: int) -> dict[str, Any]:
+        """What the page shows, each list from where its address says."""
         job = self._find(request, pk)
         may_operate = self.has_operate_permission(request)
         return {
@@ -249,29 +196,6 @@ class BatchJobAdmin(ReadOnlyAdmin):
     def priority_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Let it go before or after the others."""
         return ask_one(self, request, self._find(request, pk), PRIORITY)
-
-
-def progress_html(completed: int, failed: int, total: int, what: str) -> SafeString:
-    """Return how many have an outcome, of all, as a bar and in figures."""
-    done = completed + failed
-    bad = format_html('<br><span class="c-text-bad">{} failed</span>', f"{failed:,}") if failed else ""
-    bar = '<span class="batch-progress"><progress class="c-bar" max="{}" value="{}" aria-label="{}"></progress>'
-    label = f"{done:,} of {total:,} {what}"
-    return format_html(bar + "<span>{} / {}{}</span></span>", total, done, label, f"{done:,}", f"{total:,}", bad)
-
-
-def ask_one(page: "admin.ModelAdmin[Any]", request: HttpRequest, row: BatchJob | FileBatch, deed: Deed) -> HttpResponse:
-    """Do it to one batch, after asking."""
-    if not request.user.has_perm("batches.operate_batch"):
-        raise PermissionDenied
-
-    def act(data: Mapping[str, Any]) -> None:
-        try:
-            deed.operation(row.batch_id, actor(request), data)
-        except CitadelError as error:
-            raise ValidationError(error.detail) from error
-
-    return ask_about(page, request, row, form_class=deed.form_class, title=deed.title, says=deed.says, act=act)
 
 
 def _each(request: HttpRequest, rows: "QuerySet[BatchJob]", act: Callable[[str], object], *, done: str) -> None:

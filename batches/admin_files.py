@@ -1,6 +1,6 @@
 """Files of OpenAI's API and the batches made of them, in the admin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from django.contrib import admin
@@ -9,15 +9,14 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.defaultfilters import filesizeformat
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 
 from batches import file_batches
-from batches.admin_batches import Deed, SureForm, ask_one, progress_html, state_chip
-from batches.admin_filters import LISTED, BoundedPaginator, ClientFilter
+from batches.admin_batches import state_chip
+from batches.admin_filters import ClientFilter
+from batches.admin_pages import BatchPages, BoundedList, Deed, SureForm, ask_one, progress_html
 from batches.models import BatchJob, FileBatch, StoredFile
-from integrations.admin_base import ReadOnlyAdmin, page_url, time_column
+from integrations.admin_base import page_url, time_column
 from integrations.admin_chips import chip_html
 from integrations.templatetags.console import ago
 
@@ -51,25 +50,14 @@ RETRY: Final = Deed(
 
 
 @admin.register(FileBatch)
-class FileBatchAdmin(ReadOnlyAdmin):
+class FileBatchAdmin(BatchPages):
     """Batches of files, the newest first."""
 
     list_display = ("batch_id", "shown_client", "shown_state", "shown_progress", "age")
     list_filter = ("state", ClientFilter)
-    list_per_page = 50
-    list_max_show_all = 0
-    list_before_template = "admin/batches/batchjob/more.html"
     search_fields = ("batch_id",)
     search_help_text = "A batch's id, a file's id, a client or a request id, whole."
-    ordering = ("-id",)
-    paginator = BoundedPaginator
-
-    class Media:
-        css = {"all": ("batches/batches.css",)}
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list."""
-        return super().changelist_view(request, {"listed": LISTED, **(extra_context or {})})
+    folder = "admin/batches/filebatch"
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[FileBatch]", search_term: str
@@ -95,46 +83,20 @@ class FileBatchAdmin(ReadOnlyAdmin):
     def shown_progress(self, batch: FileBatch) -> str:
         """Lines with an outcome, of all, as a bar and in figures."""
         counts = file_batches.counts(batch)
-        return progress_html(counts["completed"], counts["failed"], counts["total"], "lines") if batch.total else "–"
+        return (
+            progress_html(counts["completed"], counts["failed"], counts["total"], what="lines") if batch.total else "–"
+        )
 
     @admin.display(description="created", ordering="created_at")
     def age(self, batch: FileBatch) -> str:
         """How long ago it came; hovering shows exactly when."""
         return ago(batch.created_at)
 
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Whether this user may act on batches: those of files need no permission of their own."""
-        return request.user.has_perm("batches.operate_batch")
-
     # --- one batch ---
 
-    def get_urls(self) -> list[URLPattern]:
-        """Django's, and those of one batch's page."""
-        wrap, name = self.admin_site.admin_view, "batches_filebatch_{}".format
-        own = [
-            path("<int:pk>/live/", wrap(self.live_view), name=name("live")),
-            path("<int:pk>/cancel/", wrap(self.cancel_view), name=name("cancel")),
-            path("<int:pk>/retry/", wrap(self.retry_view), name=name("retry")),
-        ]
-        return [*own, *super().get_urls()]
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        """Show one batch; nobody edits it as a row."""
-        if request.method == "POST" or not (object_id or "").isdigit():
-            raise PermissionDenied
-        shown = self._shown(request, int(object_id or 0))
-        context = {**self.admin_site.each_context(request), "opts": self.opts, **shown}
-        return TemplateResponse(request, "admin/batches/filebatch/batch.html", context)
-
-    def live_view(self, request: HttpRequest, pk: int) -> HttpResponse:
-        """Answer the live part of a batch's page."""
-        return TemplateResponse(request, "admin/batches/filebatch/live.html", self._shown(request, pk))
+    def own_views(self) -> Mapping[str, Callable[..., Any]]:
+        """The page's own, and what is done from it."""
+        return {**super().own_views(), "cancel": self.cancel_view, "retry": self.retry_view}
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """End it, after asking."""
@@ -149,7 +111,8 @@ class FileBatchAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         return get_object_or_404(FileBatch, pk=pk)
 
-    def _shown(self, request: HttpRequest, pk: int) -> dict[str, Any]:
+    def shown(self, request: HttpRequest, pk: int) -> dict[str, Any]:
+        """What the page shows."""
         batch = self._find(request, pk)
         may_operate, counts = self.has_operate_permission(request), file_batches.counts(batch)
         return {
@@ -168,25 +131,18 @@ class FileBatchAdmin(ReadOnlyAdmin):
 
 
 @admin.register(StoredFile)
-class StoredFileAdmin(ReadOnlyAdmin):
+class StoredFileAdmin(BoundedList):
     """Files, the newest first. What they hold is their clients' own, and shown by the API alone."""
 
     list_display = ("file_id", "filename", "purpose", "client", "shown_size", "state", time_column("created_at"))
     list_filter = ("purpose", "state", ClientFilter)
     search_fields = ("file_id",)
     search_help_text = "A file's id, whole, or a client."
-    ordering = ("-id",)
-    paginator = BoundedPaginator
-    list_before_template = "admin/batches/batchjob/more.html"
     fieldsets = (
         (None, {"fields": _FACTS}),
         ("In the storage", {"fields": ("stored_as",)}),
     )
     readonly_fields = ("shown_size", *_TIMES)  # type: ignore[assignment]  # callables, too
-
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list."""
-        return super().changelist_view(request, {"listed": LISTED, **(extra_context or {})})
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[StoredFile]", search_term: str

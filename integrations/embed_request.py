@@ -204,13 +204,14 @@ def _why_not_priority(value: Any) -> str:
     return "" if type(value) is int and 0 <= value <= 9 else "Must be a whole number from 0 to 9."
 
 
-def _why_not_metadata(value: Any) -> str:
+def why_not_metadata(value: Any, longest_value: int = _MAX_METADATA_VALUE) -> str:
+    """Why `value` cannot be kept as a client's metadata, or "" if it can."""
     if type(value) is not dict or len(value) > _MAX_METADATA:
         return f"Must be an object of at most {_MAX_METADATA} strings."
     for key, item in value.items():
         if why := why_not_text(key, _MAX_METADATA_KEY):
             return f"A key is wrong: {why}"
-        if item != "" and (why := why_not_text(item, _MAX_METADATA_VALUE)):
+        if item != "" and (why := why_not_text(item, longest_value)):
             return f"The value of “{key}” is wrong: {why}"
     return ""
 
@@ -223,7 +224,7 @@ _CHECKS: Final[dict[str, Callable[[Any], str]]] = {
     "input_type": _why_not_input_type,
     "priority": _why_not_priority,
     "callback_url": callback_targets.why_not,
-    "client_metadata": _why_not_metadata,
+    "client_metadata": why_not_metadata,
 }
 
 

@@ -13,13 +13,11 @@ from django.http.multipartparser import MultiPartParserError
 
 from batches import file_batches, file_lines
 from integrations.access import Client
-from integrations.embed_request import idempotency_key, why_not_text
+from integrations.embed_request import idempotency_key, why_not_metadata, why_not_text
 from integrations.errors import InvalidRequest, RequestTooLarge, StorageUnavailable, UnsupportedMediaType
 
 MOST_BATCHES: Final = 100
 MOST_FILES: Final = 10_000
-_MOST_METADATA: Final = 16
-_LONGEST_KEY: Final = 64
 _LONGEST_VALUE: Final = 512
 _LONGEST_NAME: Final = 255
 _SHORTEST_EXPIRY: Final = 3600
@@ -107,14 +105,14 @@ def order(body: bytes, *, client: Client, request_id: str, key: str | None) -> f
 def _order_errors(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     known = ("input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after")
     unknown = [(name[:64].encode("utf-8", "replace").decode(), "Unknown field.") for name in data if name not in known]
-    window, after = data.get("completion_window"), data.get("output_expires_after")
+    window, after, metadata = (data.get(name) for name in ("completion_window", "output_expires_after", "metadata"))
     fits = type(window) is str and file_batches.window(window) is not None
     return [
         *unknown[:10],
         ("input_file_id", "" if _is_id(data.get("input_file_id")) else "Must be the id of an uploaded file."),
         ("endpoint", "" if data.get("endpoint") == file_lines.ENDPOINT else f"Must be {file_lines.ENDPOINT}."),
         ("completion_window", "" if fits else "Must be 24h or shorter, as 6h or 30m."),
-        ("metadata", _why_not_metadata(data.get("metadata"))),
+        ("metadata", "" if metadata is None else why_not_metadata(metadata, _LONGEST_VALUE)),
         ("output_expires_after", "" if after is None else _expiry(after)[1]),
     ]
 
@@ -131,19 +129,6 @@ def _expiry(after: Any) -> tuple[int | None, str]:
     if type(seconds) is not int or not _SHORTEST_EXPIRY <= seconds <= _LONGEST_EXPIRY:
         return None, f"seconds must be from {_SHORTEST_EXPIRY} to {_LONGEST_EXPIRY}."
     return seconds, ""
-
-
-def _why_not_metadata(value: Any) -> str:
-    if value is None:
-        return ""
-    if type(value) is not dict or len(value) > _MOST_METADATA:
-        return f"Must be an object of at most {_MOST_METADATA} strings."
-    for key, item in value.items():
-        if why := why_not_text(key, _LONGEST_KEY):
-            return f"A key is wrong: {why}"
-        if item != "" and (why := why_not_text(item, _LONGEST_VALUE)):
-            return f"The value of “{key}” is wrong: {why}"
-    return ""
 
 
 def limit(query: Mapping[str, str], *, default: int, most: int) -> int:

@@ -10,10 +10,13 @@ from axe_playwright_python.sync_playwright import Axe
 from django.contrib.sessions.models import Session
 from playwright.sync_api import Page, expect
 
+from batches.models import FileBatch
 from integrations import operations
 from integrations.models import AuditEntry, BreakerEvent, CallRecord, Endpoint
 from tests.browser.conftest import Sit
 from tests.made_api import serve
+from tests.made_batches import a_batch
+from tests.made_files import a_file, a_file_batch
 from tests.processes import Stack, wait_until
 from tests.tcp_gate import Gate
 from tests.upstreams import Upstream
@@ -151,10 +154,21 @@ def test_axe_finds_no_serious_fault_and_no_page_is_wider_than_the_screen(
         f"/admin/integrations/breakerevent/{BreakerEvent.objects.latest('id').pk}/change/",
         "/admin/integrations/auditentry/",
         f"/admin/integrations/auditentry/{AuditEntry.objects.latest('id').pk}/change/",
+        "/admin/batches/filebatch/",
+        f"/admin/batches/filebatch/{a_wrong_file().pk}/change/",
     ]
     for path in pages:
         found += look(ada.go(path))
     assert found == []
+
+
+def a_wrong_file() -> FileBatch:
+    """A batch of a file with a fault, and with one in the queue."""
+    file = a_file("file-0123456789abcdef01234567")
+    fault = {"code": "duplicate_custom_id", "message": "It stands on a line before.", "param": "custom_id", "line": 3}
+    batch = a_file_batch("batch_0123456789abcdef01234567", input_file_id=file.file_id, errors=[fault], total=3, texts=3)
+    a_batch("phi3", file_batch=batch)
+    return batch
 
 
 def look(page: Page) -> list[str]:
