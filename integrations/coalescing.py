@@ -59,12 +59,13 @@ Ask = Callable[[Sequence[str], float, Exchange], Awaitable[Answer]]
 class _Caller:
     """Somebody who waits for the vectors of its own texts."""
 
-    __slots__ = ("answer", "ask", "ends", "exchange", "limit", "texts", "timer")
+    __slots__ = ("answer", "arrived", "ask", "ends", "exchange", "limit", "texts", "timer")
 
     def __init__(self, texts: Sequence[str], ask: Ask, *, limit: float, timer: asyncio.Timeout) -> None:
         self.texts, self.ask, self.limit, self.timer = texts, ask, limit, timer
         self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.exchange: Exchange | None = None
+        self.arrived = time.monotonic()
         self.ends = timer.when() or 0.0
 
     @property
@@ -138,7 +139,7 @@ class Lane:
             answered = len(texts)
             return answer
         finally:
-            self._end(started, answered)
+            self._end(started, answered, [started])
 
     async def _in_line(self, caller: _Caller, key: Hashable) -> Answer:
         self._waiting.setdefault(key, deque()).append(caller)
@@ -214,7 +215,7 @@ class Lane:
             if exchange.task is not None and exchange.task.cancelling():
                 for caller in callers:
                     caller.answer.cancel()
-            self._end(started, answered)
+            self._end(started, answered, [caller.arrived for caller in callers])
 
     def _leave(self) -> float:
         now = time.monotonic()
@@ -223,13 +224,17 @@ class Lane:
         self.in_flight += 1
         return now
 
-    def _end(self, started: float, answered: int) -> None:
-        """Note that a call is over, `answered` texts of it with a vector, and let those who wait go on."""
+    def _end(self, started: float, answered: int, arrived: Sequence[float]) -> None:
+        """Note that a call is over, `answered` texts of it with a vector, and let those who wait go on.
+
+        arrived: when each of its callers came.
+        """
         now = time.monotonic()
         self.in_flight -= 1
         self._moved = now
         self._usual += 0.2 * (now - started - self._usual)
-        self.target.ended(answered, now, in_flight=self.in_flight + 1, waiting=bool(self._waiting))
+        delay = now - sum(arrived) / len(arrived)
+        self.target.ended(answered, now, in_flight=self.in_flight + 1, waiting=bool(self._waiting), delay=delay)
         self._depart()
 
 

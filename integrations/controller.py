@@ -2,8 +2,9 @@
 
 Model servers differ. One that works a call off at a time answers the most texts with few, large calls; one that forms
 its own batches, or has several processors, wants many. Neither says so, and the time that a call takes does not tell it
-either, since shared calls change in size. So the throughput itself is measured, in texts a second, and the number of
-calls climbs towards more of it.
+either, since shared calls change in size. So what callers get is measured, and the number of calls climbs towards more
+of it: texts a second, divided by the seconds that their callers wait (Kleinrock's power). Among numbers that bring the
+same texts that prefers those with the least delay.
 """
 
 from typing import Final
@@ -11,9 +12,9 @@ from typing import Final
 # Where an endpoint begins of which nothing is known.
 START: Final = 8
 STEP: Final = 1.5
-# A step down must bring so much more; a step up may cost so much, because calls that wait for no other are quicker.
+# What a step must bring to be kept, down and up.
 GAIN: Final = 1.03
-TIE: Final = 0.98
+TIE: Final = 1.0
 # A step that brings this much is followed by a longer one.
 LEAP: Final = 1.2
 # A stretch is judged once it has so many calls for each in flight, and is so long in seconds.
@@ -26,19 +27,20 @@ REST: Final = 8
 class Target:
     """How many calls one process should have in flight to one endpoint.
 
-    start: where it begins. tie: what part of the texts a second a step up must at least bring to be kept.
+    start: where it begins. tie: what part of the power before a step up must at least bring to be kept.
     """
 
     def __init__(self, *, start: int = START, tie: float = TIE) -> None:
         self._start, self._tie = start, tie
         self._lowest, self._most = 1, 10**6
-        self._base, self._base_rate = float(start), 0.0
+        self._base, self._base_power = float(start), 0.0
         self._trial = 0.0  # 0: none under way
         self._up, self._step = True, STEP
         self._rest = self._failed = 0
         # The stretch under way: when it began, calls to pass over first, and what has ended in it.
         self._began, self._settling = 0.0, 0
         self._calls = self._texts = self._waited = self._peak = 0
+        self._delays = 0.0
 
     @property
     def calls(self) -> int:
@@ -49,10 +51,11 @@ class Target:
         """Keep it between these."""
         self._lowest, self._most = lowest, most
 
-    def ended(self, texts: int, now: float, *, in_flight: int, waiting: bool) -> None:
+    def ended(self, texts: int, now: float, *, in_flight: int, waiting: bool, delay: float = 1.0) -> None:
         """Learn from a call that ended with vectors for so many texts.
 
-        in_flight: calls under way, this one included. waiting: whether texts wait for it to end.
+        in_flight: calls under way, this one included. waiting: whether texts wait for it to end. delay: seconds that
+        its callers have waited for it, on average; the same for all calls where nobody waits.
         """
         if self._settling > 0:  # left under the target before this one
             self._settling -= 1
@@ -64,22 +67,26 @@ class Target:
         self._calls += 1
         self._texts += texts
         self._waited += waiting
+        self._delays += delay * texts
         self._peak = max(self._peak, in_flight)
         if self._calls >= ROUNDS * min(self.calls, self._peak) + 1 and now - self._began >= SHORTEST:
-            self._judge(self._texts / (now - self._began), limited=2 * self._waited >= self._calls)
-            self._begin(now, settling=min(self._peak, self.calls))
+            power = self._texts / (now - self._began) / (self._delays / self._texts or 1.0)
+            self._judge(power, limited=2 * self._waited >= self._calls)
+            # Those under way still, and the first ones after, whose callers have waited for those.
+            self._begin(now, settling=self._peak + min(self._peak, self.calls))
 
     def _begin(self, now: float, *, settling: int) -> None:
         self._began, self._settling = now, settling
         self._calls = self._texts = self._waited = self._peak = 0
+        self._delays = 0.0
 
-    def _judge(self, rate: float, *, limited: bool) -> None:
+    def _judge(self, power: float, *, limited: bool) -> None:
         if self._trial:
-            self._judge_trial(rate, limited=limited)
+            self._judge_trial(power, limited=limited)
         elif limited or self._peak > self._start:
             # What was not reached is no target: from there no step down would be felt.
             self._base = self._base if limited else min(self._base, float(self._peak))
-            self._base_rate = rate
+            self._base_power = power
             if self._rest:
                 self._rest -= 1
             else:
@@ -92,12 +99,12 @@ class Target:
         if round(self._trial) == round(self._base):
             self._refuse()
 
-    def _judge_trial(self, rate: float, *, limited: bool) -> None:
-        gain = rate / self._base_rate if self._base_rate else 1.0
+    def _judge_trial(self, power: float, *, limited: bool) -> None:
+        gain = power / self._base_power if self._base_power else 1.0
         if gain < (self._tie if self._up else GAIN):
             self._refuse()
             return
-        self._base, self._base_rate, self._trial = self._trial, rate, 0.0
+        self._base, self._base_power, self._trial = self._trial, power, 0.0
         self._failed, self._step = 0, STEP * STEP if gain > LEAP else STEP
         if limited or not self._up:
             self._try(up=self._up)

@@ -6,6 +6,7 @@ Django, the body included. On that way there is no ORM, no thread hop and no rou
 """
 
 import asyncio
+import gc
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -338,6 +339,10 @@ async def _start() -> None:
     loop.attach(asyncio.get_running_loop())
     # In a thread: it asks PostgreSQL, and waits for it no longer than it must. Live calls need only the snapshot.
     await asyncio.to_thread(process.start, keep_snapshot=True)
+    # What is there now stays: Django's hundred thousands of objects are not looked through again and again, which held
+    # every call up for 100 ms at a time.
+    gc.collect()
+    gc.freeze()
     log.info("the door is open")
 
 

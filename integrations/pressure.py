@@ -45,18 +45,20 @@ class _Told(TypedDict):
 class _Live:
     """What one process's live calls to one endpoint take."""
 
-    __slots__ = ("alone", "average", "ended", "ended_at", "in_flight", "seen")
+    __slots__ = ("alone", "average", "ended", "ended_at", "in_flight", "seen", "variance")
 
     def __init__(self) -> None:
         self.in_flight = self.ended = self.seen = 0
-        self.average = self.alone = 0.0  # seconds; 0: not known
+        self.average = self.alone = self.variance = 0.0  # seconds; 0: not known
         self.ended_at = 0.0
 
     def end(self, seconds: float, now: float) -> None:
         """Note one that was answered."""
         self.ended += 1
         self.ended_at = now
-        self.average += (seconds - self.average) * (_WEIGHT if self.average else 1.0)
+        off = seconds - self.average if self.average else 0.0
+        self.average = self.average + _WEIGHT * off if self.average else seconds
+        self.variance += _WEIGHT * (off * off - self.variance)
 
     def tick(self) -> None:
         """Note the quickest average so far, which counts as what they take alone."""
@@ -70,8 +72,12 @@ class _Live:
 
     @property
     def slowness(self) -> float:
-        """What they take, as a multiple of what they take alone."""
-        return self.average / self.alone if self.alone else 1.0
+        """What they take, as a multiple of what they take alone; what the average errs by is taken off.
+
+        The quickest average is one that erred to the quick side: of times that scatter every other would seem slow.
+        """
+        error = (self.variance * _WEIGHT / (2 - _WEIGHT)) ** 0.5
+        return (self.average - error) / self.alone if self.alone else 1.0
 
 
 class Pressure:

@@ -13,11 +13,13 @@ from django.conf import settings
 from integrations.controller import GAIN, Target
 
 # Live calls take so many times what they take alone: queued work is in their way.
-SLOWER: Final = 1.1
+SLOWER: Final = 1.07
 SHRINK: Final = 0.75
-# Below this part of the number that was too many the last time it grows by one call a tick, above it by less.
+# Below this part of what was too many the last time it grows by one call a tick, above it by so little. That
+# grows itself as long as live calls bear it, so that most of the time is spent just below what is too many.
 NEAR: Final = 0.9
-CAREFUL: Final = 0.1
+CAREFUL: Final = 0.02
+CAREFUL_TICKS: Final = 20
 # Ticks until what was changed can be seen in the live calls' times.
 HOLD: Final = 3
 LEAST_PORTION: Final = 1 / 16
@@ -32,7 +34,7 @@ class Share:
         self._calls: float | None = None  # None: there are no live calls to yield to
         self._too_many = 0.0
         self._portion = 1.0
-        self._hold = 0
+        self._hold = self._careful = 0
         self._blind = False
 
     @property
@@ -80,11 +82,15 @@ class Share:
             self._portion = max(LEAST_PORTION, self._portion / 2)
         else:
             self._too_many = calls
-        self._calls, self._hold = max(float(least), calls * SHRINK), HOLD
+        self._calls, self._hold, self._careful = max(float(least), calls * SHRINK), HOLD, 0
 
     def _take(self, calls: float) -> None:
         if self._portion < 1.0:
             self._portion = min(1.0, self._portion * 1.1)
             return
-        self._calls = min(float(self.target.calls), calls + (1.0 if calls + 1 <= NEAR * self._too_many else CAREFUL))
+        step = 1.0
+        if calls + 1 > NEAR * self._too_many:
+            self._careful += 1
+            step = min(step, CAREFUL * (1 + self._careful / CAREFUL_TICKS))
+        self._calls = min(float(self.target.calls), calls + step)
         self._too_many = max(self._too_many, self._calls)

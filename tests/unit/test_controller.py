@@ -14,7 +14,7 @@ def run(target: Target, rate: Callable[[int], float], *, ended: int = 4000, dema
     for _ in range(ended):
         in_flight = min(target.calls, demand)
         now += 1 / rate(in_flight)
-        target.ended(8, now, in_flight=in_flight, waiting=demand > target.calls)
+        target.ended(8, now, in_flight=in_flight, waiting=demand > target.calls, delay=1 / rate(in_flight))
     return target
 
 
