@@ -11,7 +11,7 @@ from batches import clock, estimates
 from batches.models import BatchJob
 
 # Batches whose times are read for the throughput: the last ones within the window.
-MEASURED_BATCHES: Final = 1000
+MEASURED_BATCHES: Final = 300
 
 WITH_OUTCOME: Final = Q(state__in=(BatchJob.State.COMPLETED, BatchJob.State.FAILED))
 PROCESSING_TIME: Final = F("finished_at") - F("started_at")
@@ -63,7 +63,9 @@ def speed(window: timedelta) -> Speed:
     average: timedelta | None = ended.aggregate(mean=Avg(PROCESSING_TIME))["mean"]
     jobs = estimates.first_runs(ended).order_by("-finished_at")[:MEASURED_BATCHES]
     active = estimates.first_runs(BatchJob.objects.filter(state=BatchJob.State.PROCESSING))[:MEASURED_BATCHES]
-    per_second = estimates.texts_per_second(estimates.as_work([*jobs, *active], now=now))
+    per_second = estimates.texts_per_second(
+        estimates.as_work([*estimates.figures(jobs), *estimates.figures(active)], now=now)
+    )
     return Speed(
         avg_processing_seconds=average.total_seconds() if average is not None else None,
         texts_per_minute=per_second * 60 if per_second is not None else None,

@@ -19,13 +19,13 @@ def texts(count: int, *, first: int = 0) -> list[str]:
     return [f"text number {n} of a batch that is measured, with some more words" for n in range(first, first + count)]
 
 
-async def run(url: str, *, count: int, at_once: int, encoding: str, model: str = "stub") -> float:
-    """Make the calls, CALL texts each; return the seconds they took."""
-    firsts = iter(range(0, count, CALL))
+async def run(url: str, *, count: int, at_once: int, encoding: str, model: str = "stub", size: int = CALL) -> float:
+    """Make the calls, `size` texts each; return the seconds they took."""
+    firsts = iter(range(0, count, size))
 
     async def one_place(session: aiohttp.ClientSession, mine: Iterator[int]) -> None:
         for first in mine:
-            asked = {"model": model, "input": texts(min(CALL, count - first), first=first)}
+            asked = {"model": model, "input": texts(min(size, count - first), first=first)}
             if encoding:
                 asked["encoding_format"] = encoding
             async with session.post(
@@ -48,8 +48,16 @@ if __name__ == "__main__":
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--encoding", default="", help="float or base64, for OpenAI's protocol")
     parser.add_argument("--model", default="stub")
+    parser.add_argument("--size", type=int, default=CALL, help="texts in one call")
     options = parser.parse_args()
     seconds = asyncio.run(
-        run(options.url, count=options.texts, at_once=options.at_once, encoding=options.encoding, model=options.model)
+        run(
+            options.url,
+            count=options.texts,
+            at_once=options.at_once,
+            encoding=options.encoding,
+            model=options.model,
+            size=options.size,
+        )
     )
     print(orjson.dumps({"seconds": seconds}).decode())

@@ -18,6 +18,7 @@ from tests.benchmarks import rig
 from batches import queues, releasing, submission  # isort: skip
 from batches.models import BatchJob  # isort: skip
 from tests.benchmarks.bare_client import texts  # isort: skip
+from tests.benchmarks.embedding_stub import CALL  # isort: skip
 from tests.made_batches import a_submission  # isort: skip
 from tests.processes import Process, Stack, serve_model  # isort: skip
 from tests.running import ROOT, wait_until  # isort: skip
@@ -74,18 +75,19 @@ def compare(stack: Stack, options: argparse.Namespace, *, database: int | None =
     }
 
 
-def bare(url: str, options: argparse.Namespace) -> dict[str, float]:
+def bare(url: str, options: argparse.Namespace, *, model: str = "stub", size: int = CALL) -> dict[str, float]:
     """The bare client's rate, in a process of its own."""
     encoding = options.encoding if options.protocol == "openai" else ""
     words = ["--texts", options.texts, "--at-once", options.at_once, "--encoding", encoding]
+    words += ["--model", model, "--size", size]
     command = [sys.executable, "-m", "tests.benchmarks.bare_client", "--url", url + PATHS[options.protocol], *words]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, check=True, capture_output=True, timeout=600)
     return {"texts_s": options.texts / json.loads(done.stdout)["seconds"]}
 
 
-def bulk(workers: Sequence[Process], count: int, *, database: int | None = None) -> dict[str, float]:
+def bulk(workers: Sequence[Process], count: int, *, database: int | None = None, size: int = CALL) -> dict[str, float]:
     """The workers' rate on one batch, and what the batch costs them and PostgreSQL in microseconds of a core a text."""
-    accepted = submission.submit_lines(a_submission([], slug="m"), _lines(count))
+    accepted = submission.submit_lines(a_submission([], slug="m", batch_size=size), _lines(count))
     cpu = rig.Used(*(worker.pid for worker in workers))
     cpu_database = rig.Used(*([database] if database else []))
     releasing.release_batch(accepted.batch_id)

@@ -1,0 +1,200 @@
+"""What is asked for all day, over a large database and over an empty one: it should take the same time.
+
+    python -m tests.benchmarks.flat --calls 10000000 --batches 100000
+
+Two databases on a PostgreSQL of the bench's own: one with the models alone, one with as many call records and batches
+besides. Each question is asked of both in turns; medians count. The records are made by `manage.py load_sample_data`,
+a million at the most; the others are copies of these, of earlier days.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+
+from tests.benchmarks import rig
+
+from django.conf import settings  # isort: skip
+from django.core.management import call_command  # isort: skip
+from django.contrib.auth.models import User  # isort: skip
+from django.db import connection, connections  # isort: skip
+from django.test import Client, override_settings  # isort: skip
+from tests.made_batches import a_submission  # isort: skip
+
+from batches import claiming, queues, releasing, rescue, submission, turns  # isort: skip
+from batches.models import BatchJob  # isort: skip
+from integrations import recorder, snapshot  # isort: skip
+
+API = "/api/v1/external"
+# load_sample_data makes so many calls itself; the others are copied.
+MADE = 1_000_000
+CLAIMED = "to be claimed"
+
+_COPY = """
+INSERT INTO integrations_callrecord (started_at, request_id, client, model, pattern, mode, code, duration_ms, texts,
+    endpoint, failover_from, attempts, batch_id)
+SELECT started_at - %s * interval '31 days', request_id, client, model, pattern, mode, code, duration_ms, texts,
+    endpoint, failover_from, attempts, batch_id
+FROM integrations_callrecord WHERE started_at > now() - interval '31 days' LIMIT %s
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and report."""
+    options = parsed(argv)
+    with rig.own_stack():
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER SYSTEM SET max_wal_size = '8GB'")  # filling it is not what is measured
+            cursor.execute("SELECT pg_reload_conf()")
+        rig.report(options, "flat", compare(options))
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = rig.parser(__doc__)
+    parser.add_argument("--calls", type=int, default=1_000_000)
+    parser.add_argument("--batches", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args(argv)
+    if options.short:
+        options.calls, options.batches, options.rounds = 2_000, 100, 1
+    return options
+
+
+def compare(options: argparse.Namespace) -> dict[str, object]:
+    """Ask both databases in turns."""
+    seeds = {slug: ["http://127.0.0.1:1", "http://127.0.0.1:2"] for slug in settings.SEED_ENDPOINTS}
+    scopes = ["embed", "batch", "read", "operate"]
+    with override_settings(SEED_ENDPOINTS=seeds, CITADEL_ANONYMOUS_SCOPES=scopes):
+        return _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> dict[str, object]:
+    full = connections.settings["default"]["NAME"]
+    empty = f"{full}_empty"
+    call_command("sync_models", stdout=io.StringIO(), stderr=io.StringIO())
+    User.objects.create(username="benchmark", is_staff=True, is_superuser=True)
+    recorder.stop()
+    connection.close()
+    with _administrator() as cursor:
+        cursor.execute(f'CREATE DATABASE "{empty}" TEMPLATE "{full}"')
+    try:
+        took = rig.timed(lambda: fill(options.calls, options.batches))
+        print(f"filled in {took:.0f} s", flush=True)
+        return _ask(full, empty, options)
+    finally:
+        _use(full)
+        User.objects.filter(username="benchmark").delete()
+        with _administrator() as cursor:
+            cursor.execute(f'DROP DATABASE "{empty}" WITH (FORCE)')
+
+
+def fill(calls: int, batches: int) -> None:
+    """Make so many records."""
+    made = min(calls, MADE)
+    call_command("load_sample_data", calls=made, batches=batches, stdout=io.StringIO())
+    with connection.cursor() as cursor:
+        for n in range(1, -(-calls // made)):
+            began = time.monotonic()
+            cursor.execute(_COPY, [n, made])
+            print(f"{(n + 1) * made:,} calls, {time.monotonic() - began:.0f} s", flush=True)
+        cursor.execute("VACUUM (ANALYZE) integrations_callrecord")
+
+
+def _ask(full: str, empty: str, options: argparse.Namespace) -> dict[str, object]:
+    snapshot.load()
+    client = Client(HTTP_HOST="localhost")
+    asked = dict(questions(client))
+    for database in (full, empty):
+        _use(database)
+        claimed = submission.submit(a_submission(["a text"] * 100, slug="mixtral", request_id=CLAIMED))
+        releasing.release_batch(claimed.batch_id)
+    taken: dict[str, dict[str, list[float]]] = {name: {full: [], empty: []} for name in asked}
+    for round_ in range(options.rounds + 1):
+        for database in (full, empty):
+            _use(database)
+            client.force_login(User.objects.get())
+            for name, ask in asked.items():
+                ask()  # what was read lately is read from memory, in both
+                ms = rig.timed(ask) * 1000
+                if round_:  # a process's first page is no page's
+                    taken[name][database].append(ms)
+    rows = {}
+    for name, found in taken.items():
+        there, nothing = (statistics.median(found[database] or [0.0]) for database in (full, empty))
+        rows[name] = {"full_ms": there, "empty_ms": nothing, "ratio": there / nothing if nothing else 0.0}
+    return {"calls": options.calls, "batches": options.batches, **rows}
+
+
+def questions(client: Client) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is asked, and how."""
+    for name, path in (
+        ("status", f"{API}/patterns/status"),
+        ("metrics, 5 minutes", f"{API}/patterns/metrics?window=5m"),
+        ("metrics, 24 hours", f"{API}/patterns/metrics?window=24h"),
+        ("/metrics", "/metrics"),
+        ("queue status", f"{API}/batch/queue/status"),
+        ("dashboard", "/admin/"),
+        ("dashboard, its refresh", "/admin/live/"),
+        ("queue page", "/admin/batches/workerheartbeat/queue/"),
+        ("batches of a client", f"{API}/batch"),
+    ):
+        yield name, lambda path=path: _good(client.get(path))
+    yield "submit", lambda: _submit(client)
+    yield "scheduler: release", lambda: releasing.release_due(datetime.now(UTC))
+    yield "scheduler: rescue", lambda: rescue.idle_batches(queues.listed() or frozenset())
+    yield "worker: claim", _claim
+
+
+def _submit(client: Client) -> None:
+    body = {"texts": ["one", "two"], "batch": True}
+    answer = _good(client.post(f"{API}/mixtral/embed", body, content_type="application/json"))
+    BatchJob.objects.filter(batch_id=answer.json()["batch_id"]).update(state="cancelled", finished_at=datetime.now(UTC))
+
+
+def _claim() -> None:
+    """Find whose turn it is, and take a whole chunk; a smaller one would take along what the other database lacks."""
+    job = BatchJob.objects.get(request_id=CLAIMED)
+    target = claiming.find(job.batch_id)
+    if target is None:
+        raise SystemExit("nothing to claim")
+    turns.next_target(target)
+    claims = claiming.claim(target, owner="bench", call_size=1)
+    if not claims:
+        raise SystemExit("nothing was claimed")
+    claiming.hand_back(claims)
+
+
+def _good(answer: Any) -> Any:
+    if answer.status_code not in (200, 202):
+        raise SystemExit(f"{answer.request['PATH_INFO']} answered {answer.status_code}: {answer.content[:300]!r}")
+    return answer
+
+
+def _use(database: str) -> None:
+    connection.close()
+    connections.settings["default"]["NAME"] = database
+
+
+@contextlib.contextmanager
+def _administrator() -> Iterator[Any]:
+    found = connections.settings["default"]
+    parts = {"host": found["HOST"], "port": found["PORT"], "user": found["USER"], "password": found["PASSWORD"]}
+    parts |= {name: found["OPTIONS"][name] for name in ("host", "port") if name in found["OPTIONS"]}
+    server = psycopg2.connect(dbname="postgres", **{name: value for name, value in parts.items() if value})
+    server.autocommit = True
+    try:
+        with server.cursor() as cursor:
+            yield cursor
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()
