@@ -6,14 +6,17 @@ import subprocess
 from pathlib import Path
 
 import requests
+from django.contrib.auth.models import User
 from pytest_django import DjangoDbBlocker
 
+from batches import submission
 from batches.models import BatchChunk, BatchJob
-from integrations import operations
+from integrations import operations, recorder
 from integrations.models import CallRecord
 from tests.acceptance.test_worker_kills import assert_each_text_has_its_own_vector
 from tests.made_api import serve
-from tests.processes import Stack, stack_on, wait_until
+from tests.made_batches import a_submission
+from tests.processes import stack_on, wait_until
 from tests.running import ROOT
 from tests.servers import Servers
 from tests.upstreams import Upstream
@@ -62,13 +65,6 @@ def log_in(url: str) -> int:
         return browser.get(f"{url}/admin/", allow_redirects=False, timeout=30).status_code
 
 
-def a_superuser(stack: Stack) -> None:
-    made = stack.manage(
-        "createsuperuser", "--noinput", "--username=ann", "--email=a@example.org", DJANGO_SUPERUSER_PASSWORD=PASSWORD
-    )
-    assert made.returncode == 0, made.stderr
-
-
 def test_a_dump_in_the_midst_of_a_batch_is_restored_elsewhere_and_the_batch_completes(
     tmp_path: Path, django_db_blocker: DjangoDbBlocker
 ) -> None:
@@ -80,10 +76,10 @@ def test_a_dump_in_the_midst_of_a_batch_is_restored_elsewhere_and_the_batch_comp
         with Servers() as old, stack_on(old, folders[0]) as stack:
             serve("m", "bulk_only", upstream, batch_size=10, processing_interval=0.2)
             key = operations.create_key("team-a", ["batch"], actor="ann")
-            a_superuser(stack)
-            web, url = stack.web()
-            running = [web, stack.scheduler(), stack.worker()]
-            batches = [submit(url, key) for _ in range(2)]
+            User.objects.create_superuser("ann", password=PASSWORD)
+            running = [stack.scheduler(), stack.worker()]
+            batches = [submission.submit(a_submission(TEXTS, batch_size=10)).batch_id for _ in range(2)]
+            recorder.flush(10)
             # One half done and with chunks in a worker's hands, the other not begun.
             wait_until(lambda: BatchJob.objects.get(batch_id=batches[0]).completed >= 100, 30)
             run(dump, servers=old, folder=tmp_path)
@@ -106,4 +102,4 @@ def test_a_dump_in_the_midst_of_a_batch_is_restored_elsewhere_and_the_batch_comp
                 later = submit(url, key)
                 wait_until(lambda: BatchJob.objects.get(batch_id=later).state == "completed", 30)
                 assert log_in(url) == 200
-                assert CallRecord.objects.filter(mode="queued", client="team-a").count() == 3
+                assert CallRecord.objects.filter(mode="queued", batch_id__in=batches).count() == 2
