@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Q
 
 from batches import bounds, clock, estimates, queues, releasing
-from batches.models import BatchChunk, BatchJob
+from batches.models import BatchChunk, BatchJob, FileBatch
 from integrations import snapshot
 from integrations.errors import BatchNotCancellable, BatchNotFound, BatchNotRetryable, InvalidRequest
 from integrations.models import AuditEntry
@@ -145,7 +146,9 @@ def _next_purge(now: datetime) -> BatchJob | None:
     stored = BatchJob.objects.filter(stored=True)
     begun = stored.filter(purged_at__isnull=False).order_by("purged_at").first()
     before = now - timedelta(seconds=settings.RESULT_RETENTION)
-    return begun or stored.filter(finished_at__lte=before).order_by("finished_at").first()
+    # Whoever waits for the other lines of the same file still needs these.
+    free = Q(file_batch=None) | ~Q(file_batch__state__in=FileBatch.ACTIVE)
+    return begun or stored.filter(free, finished_at__lte=before).order_by("finished_at").first()
 
 
 def _delete_slice(job: BatchJob) -> int:

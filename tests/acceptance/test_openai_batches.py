@@ -106,6 +106,11 @@ def test_the_stock_client_has_a_file_embedded_from_upload_to_delete(house: House
     assert client.files.retrieve(batch.input_file_id).filename == "in.jsonl"
     with pytest.raises(openai.ConflictError, match="completed already"):
         client.batches.cancel(batch.id)
+    short = client.files.create(
+        file=io.BytesIO(b"{}"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 7200}
+    )
+    assert (short.expires_at or 0) - short.created_at == 7200
+    assert short.filename == "upload"
     for file in client.files.list():
         assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):

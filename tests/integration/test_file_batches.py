@@ -168,6 +168,38 @@ def test_retry_asks_for_the_failed_texts_alone_and_the_output_is_whole_afterward
     assert error(post(api, batch, "retry"))[:2] == (409, "batch_not_retryable")
 
 
+def test_vectors_are_kept_until_the_whole_file_has_ended(api: Client, settings: Any) -> None:
+    settings.RESULT_RETENTION = 0.0
+    batch = create(api, *LINES)
+    file_clerk.do_one()
+    finish(BatchChunk.objects.get(batch=released(batch)[0]))
+    assert lifecycle.purge_due(clock.now()) == 0
+    work(batch)
+    file_clerk.do_one()
+    found = get(api, batch)
+    assert found["request_counts"]["completed"] == 4
+    while lifecycle.purge_due(clock.now()):
+        pass
+    assert not BatchChunk.objects.exists()
+    assert list(content(api, found["output_file_id"])) == ["a", "b", "c", "d"]
+    assert error(post(api, batch, "retry"))[:2] == (409, "batch_not_retryable")
+
+
+def test_another_storage_of_djangos_does_as_well(api: Client, settings: Any) -> None:
+    # This one has no paths: what is written goes through it in pieces, as to an object store.
+    settings.STORAGES = settings.STORAGES | {"client_files": {"BACKEND": "django.core.files.storage.InMemoryStorage"}}
+    batch = create(api, *LINES)
+    file_clerk.do_one()
+    work(batch)
+    file_clerk.do_one()
+    found = get(api, batch)
+    assert list(content(api, found["output_file_id"])) == ["a", "b", "c", "d"]
+    folder = Path(configured.OPENAI_FILES_DIR)
+    assert not [row for row in StoredFile.objects.all() if (folder / row.stored_as).exists()]
+    assert not list((folder / "unfinished").iterdir())
+    assert api.delete(f"{FILES}/{found['input_file_id']}").json()["deleted"]
+
+
 def test_an_expired_batch_keeps_what_is_finished_and_can_be_retried(api: Client) -> None:
     batch = create(api, *LINES, completion_window="30m")
     file_clerk.do_one()
