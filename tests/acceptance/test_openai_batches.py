@@ -26,7 +26,7 @@ CHUNK, IN_FLIGHT = 10, 4
 # Calls of a killed worker that are made again: those under way, and those that came back and were not stored yet.
 AT_STAKE = 2 * IN_FLIGHT
 # Lines that take so long to read and to write that a kill comes in between.
-LARGE = 20_000
+LARGE = 8_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def right(text: str) -> list[float]:
     return [float(x) for x in vector_of(text, 8)]
 
 
-def test_the_stock_client_has_a_file_embedded_from_upload_to_delete(house: House) -> None:
+def test_the_stock_clients_have_files_embedded_from_upload_to_delete(house: House) -> None:
     client = house.client
     house.upstream.poison("too long")
     lines = [
@@ -117,6 +117,9 @@ def test_the_stock_client_has_a_file_embedded_from_upload_to_delete(house: House
         client.files.content(batch.input_file_id)
 
     the_asynchronous_client_works_on_several_batches_at_once(house)
+    dimensions_go_to_the_server_and_those_it_does_not_give_fail_alone(house)
+    the_client_hears_of_a_wrong_file_and_of_a_cancel(house)
+    the_client_is_told_how_long_its_limit_lasts(house)
 
 
 def the_asynchronous_client_works_on_several_batches_at_once(house: House) -> None:
@@ -209,12 +212,6 @@ def a_scheduler_killed_while_it_reads_or_writes_a_file_leaves_it_to_the_next(hou
     assert vectors(output[-1])[0] == right(f"more {LARGE - 1}")
     assert {house.upstream.texts[f"more {n}"] for n in range(LARGE)} == {1}
     assert outputs.count() == before + 1
-
-
-def test_each_batch_ends_as_its_lines_its_client_or_its_key_would_have_it(house: House) -> None:
-    dimensions_go_to_the_server_and_those_it_does_not_give_fail_alone(house)
-    the_client_hears_of_a_wrong_file_and_of_a_cancel(house)
-    the_client_is_told_how_long_its_limit_lasts(house)
 
 
 def dimensions_go_to_the_server_and_those_it_does_not_give_fail_alone(house: House) -> None:

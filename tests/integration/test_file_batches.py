@@ -534,5 +534,8 @@ def test_nobody_sees_the_files_and_batches_of_others(api: Client) -> None:
     assert error(other.delete(f"{FILES}/{file_id}"))[:2] == (404, "file_not_found")
     assert error(other.get(f"{BATCHES}/{batch['id']}"))[:2] == (404, "batch_not_found")
     assert {error(post(other, batch, verb))[:2] for verb in ("cancel", "retry")} == {(404, "batch_not_found")}
+    for path in (f"{FILES}/a%00b", f"{BATCHES}/a%00b"):
+        assert error(other.get(path))[:2] == (404, "not_found")
+    assert error(other.get(FILES, {"after": "a\0b"})) == (400, "invalid_request", "after")
     taken = other.post(BATCHES, order(file_id), content_type="application/json")
     assert error(taken)[:2] == (404, "file_not_found")
