@@ -13,6 +13,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,8 +71,10 @@ class Engine:
         self.stopping = False
         self._changed = threading.Condition()
         self._places = Places(in_flight)
-        # From the claim until the result is stored.
+        # From the claim until the result is stored; of each model how many those are, and how many have not ended.
         self._calls: dict[Call, concurrent.futures.Future[Found]] = {}
+        self._held: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
         self._back: queue.SimpleQueue[_Back | None] = queue.SimpleQueue()
         self._storer = threading.Thread(target=self._store_all, name="storer", daemon=True)
         self._keep_until = float("inf")
@@ -147,15 +150,16 @@ class Engine:
 
     def _room(self, model: str) -> int:
         """How many further calls may be claimed: no more than a server soon wants, or than can be stored."""
-        ended = [future.done() for call, future in self._calls.items() if call.model == model]
         places = in_flight(model)
-        return places + _ahead(places) - max(ended.count(False), len(ended) - min(places, MOST_UNSTORED))
+        return places + _ahead(places) - max(self._open[model], self._held[model] - min(places, MOST_UNSTORED))
 
     def _start(self, model: Model, claims: Sequence[Claim]) -> None:
         call = Call(model=model.slug, claims=claims)
         future = loop.submit(self._call(model, call))
         with self._changed:
             self._calls[call] = future
+            self._held[call.model] += 1
+            self._open[call.model] += 1
         future.add_done_callback(lambda done: self._ended(call, done))
 
     # --- the gateway's loop ---
@@ -173,6 +177,7 @@ class Engine:
     def _ended(self, call: Call, future: "concurrent.futures.Future[Found]") -> None:
         self._back.put(_Back(call=call, future=future))
         with self._changed:
+            self._open[call.model] -= 1
             self._changed.notify_all()
 
     async def _dismiss(self) -> None:
@@ -191,6 +196,7 @@ class Engine:
             with self._changed:
                 for back in backs:
                     del self._calls[back.call]
+                    self._held[back.call.model] -= 1
                 self._changed.notify_all()
         connection.close()
 
