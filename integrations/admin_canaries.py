@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.html import format_html
@@ -14,8 +14,9 @@ from integrations.admin_base import ReadOnlyAdmin, actor, ask, time_column
 from integrations.admin_chips import chip_html
 from integrations.admin_forms import ReasonForm
 from integrations.admin_lists import filter_by, same
-from integrations.models import Canary
-from integrations.templatetags.console import NOTHING
+from integrations.models import CallStats, Canary
+from integrations.statistics import OK
+from integrations.templatetags.console import NOTHING, count, moment
 
 RETAKE = (
     "What each of these endpoints answers next becomes its reference, and those that a canary took out are put back at "
@@ -48,8 +49,8 @@ class CanaryAdmin(ReadOnlyAdmin):
     list_select_related = ("endpoint__model",)
     search_fields = ("endpoint__url", "endpoint__model__slug")
     actions = (retake,)
-    fields = ("endpoint", "answer", "likeness", _ASKED, _WELL, _SINCE, _TAKEN, "error")  # type: ignore[assignment]
-    readonly_fields = ("answer", "likeness", _ASKED, _WELL, _SINCE, _TAKEN)  # type: ignore[assignment]  # callables, too
+    fields = ("endpoint", "answer", "likeness", "in_doubt", _ASKED, _WELL, _SINCE, _TAKEN, "error")  # type: ignore[assignment]
+    readonly_fields = ("answer", "likeness", "in_doubt", _ASKED, _WELL, _SINCE, _TAKEN)  # type: ignore[assignment]
 
     def get_queryset(self, request: HttpRequest) -> "QuerySet[Canary]":
         """All but the vectors."""
@@ -75,3 +76,28 @@ class CanaryAdmin(ReadOnlyAdmin):
     def likeness(self, canary: Canary) -> str:
         """How near the last vector is to the reference."""
         return NOTHING if canary.cosine is None else f"{canary.cosine:.4f}"
+
+    @admin.display(description="in doubt")
+    def in_doubt(self, canary: Canary) -> SafeString | str:
+        """What it gave to clients and to the queue since its vector was last as it should be, by whole minutes."""
+        if canary.state not in Canary.ASTRAY or canary.well_at is None:
+            return NOTHING
+        endpoint = canary.endpoint
+        given = CallStats.objects.filter(
+            width=CallStats.Width.MINUTE,
+            bucket__gte=canary.well_at.replace(second=0, microsecond=0),
+            kind=CallStats.Kind.CALL,
+            model=endpoint.model.slug,
+            endpoint=endpoint.url,
+            code=OK,
+        ).aggregate(calls=Sum("count", default=0), texts=Sum("texts", default=0))
+        calls = reverse("admin:integrations_callrecord_changelist")
+        return format_html(
+            "up to {} texts in {} calls, live and for the queue, since {}; "
+            '<a href="{}?model={}&outcome=ok">the calls</a> and the results of batches name their endpoint',
+            count(given["texts"]),
+            count(given["calls"]),
+            moment(canary.well_at),
+            calls,
+            endpoint.model.slug,
+        )

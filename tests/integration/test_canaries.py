@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from integrations import canaries, loop, operations, recorder, snapshot
 from integrations.models import AuditEntry, BreakerEvent, CallRecord, CallStats, Canary, Endpoint, ModelConfig
+from integrations.record_writer import Writer
+from tests.fixtures_records import a_call
 from tests.operators import create_roles
 from tests.upstreams import Upstream
 
@@ -294,6 +296,9 @@ def test_an_operator_takes_a_new_reference_from_the_console_and_a_viewer_may_not
     model_page = reverse("admin:integrations_modelconfig_state", args=[endpoint.model_id])
     snapshot.load()
     assert "other vectors" in client.get(model_page).content.decode()
+    Writer().write([a_call(model="m", endpoint=upstream.url, texts=n) for n in (3, 4)], dropped=0)
+    one = client.get(reverse("admin:integrations_canary_change", args=[row.pk])).content.decode()
+    assert "up to 7 texts in 2 calls" in one
     form = {"action": "retake", "_selected_action": [row.pk]}
     assert client.post(page, form).status_code == answer
     client.post(page, {**form, "apply": "1", "reason": "a new model"})
