@@ -9,6 +9,7 @@ requests a second, and the quartiles of the time that a request took, in millise
 
 import argparse
 import asyncio
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -18,13 +19,17 @@ from urllib.parse import urlsplit
 import orjson
 import uvloop
 
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = 10**12
+
 
 class Connection(asyncio.Protocol):
     """One connection with at most one request under way. It knows just enough of HTTP to be no bottleneck."""
 
     def __init__(self, load: "Load") -> None:
         self._load = load
-        self._got, self._needed = 0, 0
+        self._got = 0
+        self._needed: int | None = None
         self._head = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -38,21 +43,19 @@ class Connection(asyncio.Protocol):
         self._transport.write(next(self._load.requests))  # type: ignore[attr-defined]  # a socket's can be written to
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of an answer."""
-        if not self._needed:
+        """Take a piece of an answer, whose end its length tells, or the last of its chunks."""
+        if self._needed is None:
             self._head += data
             head, found, body = self._head.partition(b"\r\n\r\n")
             if not found:
                 return
-            self._status = head[9:12]
-            lower = head.lower()
-            start = lower.index(b"content-length:") + 15
-            self._needed = int(lower[start : lower.find(b"\r\n", start)] if b"\r\n" in lower[start:] else lower[start:])
-            self._got, self._head = len(body), b""
+            self._status, self._head, self._got = head[9:12], b"", len(body)
+            length = _LENGTH.search(head)
+            self._needed = int(length[1]) if length else _CHUNKED
         else:
             self._got += len(data)
-        if self._got >= self._needed:
-            self._needed = 0
+        if self._got >= self._needed or (self._needed == _CHUNKED and data.endswith(b"0\r\n\r\n")):
+            self._needed = None
             self._load.ended(self, self._began, self._status == b"200")
 
     def connection_lost(self, exc: Exception | None) -> None:

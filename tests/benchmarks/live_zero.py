@@ -9,6 +9,7 @@ The peers are installed from their registries into a folder of their own (CITADE
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ratios = {
         f"Citadel / {name}, requests a second": found["citadel"]["per_second"] / found[name]["per_second"]
         for name in rows
-        if name not in ("citadel", "direct")
+        if name not in ("citadel", "direct") and found[name]["per_second"]
     }
     ratios["idle p50 added, ms"] = found["citadel"]["idle_p50_ms"] - found["direct"]["idle_p50_ms"]
     rig.report(options, "live_zero", rows, ratios)
@@ -114,9 +115,10 @@ def _portkey(site: Site, stub: str) -> tuple[Process, str, dict[str, str]]:
     folder = PEERS / "portkey"
     if not (folder / "node_modules").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "package.json").write_text("{}")
-        packages = ["@portkey-ai/gateway@1.15.2", "@hono/node-server@1.12.2"]
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", *packages], cwd=folder, check=True)
+        # Its own later version of this dependency answers every call with 500.
+        wanted = {"dependencies": {"@portkey-ai/gateway": "1.15.2"}, "overrides": {"@hono/node-server": "1.12.2"}}
+        (folder / "package.json").write_text(json.dumps(wanted))
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=folder, check=True)
     port = free_port()
     script = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
     process = site.start(
@@ -134,11 +136,9 @@ def _litellm(site: Site, stub: str) -> tuple[Process, str, dict[str, str]]:
     params = {"model": f"openai/{MODEL}", "api_base": f"{stub}/v1", "api_key": "none"}
     config.write_text(json.dumps({"model_list": [{"model_name": MODEL, "litellm_params": params}]}))
     port = free_port()
-    command = [str(folder / "bin/litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-    process = site.start(
-        [*command, "--num_workers", "1"],
-        url=f"http://127.0.0.1:{port}/health/liveliness",
-        DATABASE_URL="",
-        LITELLM_LOG="ERROR",
-    )
-    return process, f"http://127.0.0.1:{port}", {}
+    # Citadel's DATABASE_URL would make it look for tables of its own.
+    command = ["env", "-u", "DATABASE_URL", str(folder / "bin/litellm"), "--config", str(config), "--num_workers", "1"]
+    url, key = f"http://127.0.0.1:{port}", f"sk-{secrets.token_hex(16)}"
+    command += ["--port", str(port), "--host", "127.0.0.1"]
+    process = site.start(command, url=f"{url}/health/liveliness", LITELLM_MASTER_KEY=key)
+    return process, url, {"Authorization": f"Bearer {key}"}
