@@ -126,6 +126,11 @@ class Pressure:
             self._bulk[endpoint.id] -= 1
             self._bulk_at[endpoint.id] = now
 
+    def allowance(self, endpoint: Endpoint) -> int:
+        """Return how many calls of queued work there may be now. Who asks has work, though it may have no call."""
+        self._bulk_at[endpoint.id] = time.monotonic()
+        return self.share(endpoint).calls
+
     def share(self, endpoint: Endpoint) -> Share:
         """Return queued work's share of an endpoint."""
         share = self._shares.get(endpoint.id)
@@ -246,7 +251,7 @@ def bulk_allowance(endpoint: Endpoint) -> int:
 
     Ask before each call; what is in flight already is never taken back.
     """
-    return _pressure.share(endpoint).calls
+    return _pressure.allowance(endpoint)
 
 
 def bulk_batch_size(endpoint: Endpoint, whole: int) -> int:

@@ -61,6 +61,25 @@ def test_of_two_workers_one_keeps_its_last_call(processes: list[Pressure], endpo
         wait_for(lambda: sorted(share.calls for share in shares) == [0, 1], lambda: live_call(web, endpoint, 0.05))
 
 
+def test_a_worker_that_may_make_no_call_is_told_when_the_live_calls_have_gone(
+    processes: list[Pressure], endpoint: Endpoint
+) -> None:
+    web, *workers = processes
+    for worker in workers:
+        with worker.bulk(endpoint, 100):
+            pass
+
+    def work() -> None:
+        live_call(web, endpoint, 0.05)
+        for worker in workers:
+            worker.allowance(endpoint)
+
+    live_call(web, endpoint, 0.005)
+    wait_for(lambda: min(worker.share(endpoint).calls for worker in workers) == 0, work)
+    time.sleep(2.5)
+    wait_for(lambda: all(worker.allowance(endpoint) > 1 for worker in workers))
+
+
 def test_while_redis_is_away_queued_work_takes_its_fixed_share(
     processes: list[Pressure], endpoint: Endpoint, settings: Any
 ) -> None:
