@@ -174,6 +174,8 @@ def _line(raw: bytes, number: int) -> Line:
     _check_envelope(data, number)
     try:
         asked = requests.checked(data["body"])
+        if asked.request.tokens:
+            raise InvalidRequest(errors={"input": [requests.TOKENS]})  # the queue stores texts, for any model's servers
     except InvalidRequest as error:
         name, messages = next(iter((error.errors or {"": [error.detail]}).items()))
         param = "body" if name in ("", "body") else f"body.{name}"

@@ -140,6 +140,7 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]  # as above
             "fallbacks",
             "coalesce",
             "cache",
+            "takes_token_ids",
             "max_waiting_texts",
         )
 

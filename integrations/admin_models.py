@@ -130,7 +130,7 @@ class ModelConfigAdmin(OperatorAdmin):
                 )
             },
         ),
-        ("Live calls", {"fields": (("coalesce", "cache"),)}),
+        ("Live calls", {"fields": (("coalesce", "cache"), ("takes_token_ids",))}),
         ("Queue", {"fields": ("max_waiting_texts",)}),
         ("Canary", {"fields": (("canary", "canary_min_cosine"),)}),
     )

@@ -58,7 +58,7 @@ _EMBED = re.compile(r"/api/v1/external/([A-Za-z0-9_-]+)/embed")
 
 async def answer(call: EmbedCall) -> Embeddings:
     """Answer a live call. Raises what the gateway raises."""
-    if call.model.cache:
+    if call.model.cache and not call.request.tokens:
         return await cache.answer(call, partial(_ask, call))
     return await _ask(call, call.request.texts)
 

@@ -67,6 +67,11 @@ class ModelConfig(models.Model):
     cache = models.BooleanField(
         default=False, db_default=False, help_text="Live calls get vectors of texts embedded before from Redis."
     )
+    takes_token_ids = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Ids that clients of /v1/embeddings send are of this very model's tokenizer: passed on as they are.",
+    )
     # Part of what a cached vector is found by.
     cache_epoch = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     max_waiting_texts = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: MAX_WAITING_TEXTS.")

@@ -38,6 +38,7 @@ class Mode(StrEnum):
 class EmbedRequest:
     """A client's body, checked and with nothing decided yet."""
 
+    # Where `tokens` is set, lists of token ids instead: nothing on the way of a live call looks into a text.
     texts: Sequence[str]
     single: bool  # came as "text": the answer then has "embedding", not "embeddings"
     urgent: bool | None = None
@@ -45,6 +46,7 @@ class EmbedRequest:
     pattern: str | None = None
     input_type: str = ""
     dimensions: int | None = None  # vectors shorter than the model's own
+    tokens: bool = False
     priority: int = 5
     client_metadata: Mapping[str, str] = field(default_factory=dict)
     callback_url: str = ""  # queued work only

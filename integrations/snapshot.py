@@ -164,6 +164,7 @@ def compose(
         normalise=row.normalise,
         truncate=row.truncate,
         coalesce=row.coalesce,
+        takes_token_ids=row.takes_token_ids,
         cache=row.cache,
         cache_epoch=row.cache_epoch,
         max_waiting_texts=_first(row.max_waiting_texts, settings.MAX_WAITING_TEXTS),

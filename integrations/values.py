@@ -79,6 +79,7 @@ class Model:
     max_waiting_texts: int
     coalesce: bool = True
     cache: bool = False
+    takes_token_ids: bool = False
     cache_epoch: int = 0
     endpoints: tuple[Endpoint, ...]
     assignments: tuple[Assignment, ...]

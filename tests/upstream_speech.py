@@ -34,6 +34,16 @@ def _listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
+def ids_as_text(ids: list[int]) -> str:
+    """The text that stands for these token ids here: what is counted, and what the vector is made of."""
+    return f"ids {ids}"
+
+
+def _texts_or_ids(value: Any) -> list[str]:
+    several = isinstance(value, list) and not isinstance(value[0], int)
+    return [text if isinstance(text, str) else ids_as_text(text) for text in (value if several else [value])]
+
+
 def _openai_answer(rows: Rows, model: str, order: list[int]) -> bytes:
     data = [{"object": "embedding", "index": i, "embedding": rows[i]} for i in order]
     return _dumps({"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": 1, "total_tokens": 1}})
@@ -58,7 +68,7 @@ OPENAI = Speech(
     too_long="This model's maximum context length is 512 tokens. However, you requested 600 tokens in the input for "
     "embedding generation. Please reduce the length of the input.",
     too_many="batch size {count} exceeds the limit of {limit}",
-    texts=lambda body: _listed(body["input"]),
+    texts=lambda body: _texts_or_ids(body["input"]),
     answer=_openai_answer,
     error=lambda message, code: _dumps({"error": {"message": message, "type": "BadRequestError", "code": code}}),
     healthy=lambda _: b"",

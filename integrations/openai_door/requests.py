@@ -22,6 +22,9 @@ TOKENS: Final = (
     "Token lists are not taken: ids of another tokenizer would give silently wrong vectors. Send strings "
     "(LangChain: check_embedding_ctx_length=False)."
 )
+# No vocabulary has as many.
+_MAX_TOKEN_ID: Final = 2**31 - 1
+_NOT_IDS: Final = "Must hold token ids: whole numbers from 0, at least one."
 _MAX_NAMED: Final = 10
 _MAX_DIMENSIONS: Final = 65_536
 
@@ -54,10 +57,11 @@ def checked(data: Any) -> Asked:
     if errors:
         raise InvalidRequest(errors=dict(islice(errors.items(), _MAX_NAMED)))
     given = data["input"]
-    single = type(given) is str
+    single = type(given) is str or type(given[0]) is int
     request = EmbedRequest(
         texts=(given,) if single else given,
         single=single,
+        tokens=type(given) is list and type(given[0]) in (int, list),
         input_type=data.get("input_type") or "",
         dimensions=data.get("dimensions"),
     )
@@ -96,8 +100,10 @@ def _live_assignment(model: Model) -> Assignment:
 def fitting(request: EmbedRequest, model: Model) -> EmbedRequest:
     """Return the request as the model's servers can answer it: `dimensions` only where they must shorten vectors.
 
-    Raises InvalidRequest where they cannot.
+    Raises InvalidRequest where they cannot, or for token ids that are not known to be those of all of them.
     """
+    if request.tokens and (why := _why_not_tokens(request, model)):
+        raise InvalidRequest(errors={"input": [why]})
     wanted = request.dimensions
     if wanted is None:
         return request
@@ -108,6 +114,18 @@ def fitting(request: EmbedRequest, model: Model) -> EmbedRequest:
     if not all(protocols.get(endpoint.protocol).shortens for endpoint in model.endpoints):
         raise _dimensions(f"The servers of {model.slug} cannot shorten vectors: leave it out.")
     return request
+
+
+def _why_not_tokens(request: EmbedRequest, model: Model) -> str:
+    if not model.takes_token_ids:
+        return TOKENS
+    if not all(protocols.get(endpoint.protocol).takes_token_ids for endpoint in model.endpoints):
+        return f"Not every server of {model.slug} speaks a protocol that has token ids. Send strings."
+    if model.prefix(request.input_type):
+        return f"{model.slug} puts a prefix before each {request.input_type}, which is text. Send strings."
+    if model.fallbacks:
+        return f"{model.slug} may fall back to a model with another tokenizer. Send strings."
+    return ""
 
 
 def _dimensions(why: str) -> InvalidRequest:
@@ -142,12 +160,19 @@ def input_errors(given: Any) -> Errors:
         return {"input": ["Must be a string or a list of strings."]}
     if not given:
         return {"input": ["Must hold at least one text."]}
-    if type(given[0]) in (int, list):
-        return {"input": [TOKENS]}
+    if type(given[0]) is int:
+        return {} if _are_token_ids(given) else {"input": [_NOT_IDS]}
     if len(given) > settings.OPENAI_MAX_INPUTS:
         return {"input": [f"At most {settings.OPENAI_MAX_INPUTS} texts; send more as a batch file."]}
+    if type(given[0]) is list:
+        bad = [index for index, ids in enumerate(given) if not _are_token_ids(ids)]
+        return {f"input.{index}": [_NOT_IDS] for index in bad[:_MAX_NAMED]}
     wrong = ((index, why) for index, text in enumerate(given) if (why := why_not_text(text, limit)))
     return {f"input.{index}": [why] for index, why in islice(wrong, _MAX_NAMED)}
+
+
+def _are_token_ids(given: Any) -> bool:
+    return type(given) is list and bool(given) and all(type(n) is int and 0 <= n <= _MAX_TOKEN_ID for n in given)
 
 
 def _why_not_model(value: Any) -> str:

@@ -24,7 +24,9 @@ class EmbeddingsRequestSerializer(serializers.Serializer[None]):
     """What to embed."""
 
     model = serializers.CharField()
-    input = serializers.JSONField(help_text="A string, or a list of strings. Token lists are refused.")
+    input = serializers.JSONField(
+        help_text="A string, or a list of strings. Token ids only for a model that takes them."
+    )
     encoding_format = serializers.ChoiceField(["float", "base64"], required=False)
     dimensions = serializers.IntegerField(
         required=False, help_text="Shorter vectors, where the model's servers can give them."

@@ -70,6 +70,8 @@ class Protocol(ABC):
     default_max_batch: ClassVar[int]
     # Whether the protocol has a word for vectors that are shorter than the model's own.
     shortens: ClassVar[bool] = False
+    # Whether a text may be a list of token ids.
+    takes_token_ids: ClassVar[bool] = False
     # Asked in this order until one does not answer 404.
     health_paths: ClassVar[tuple[str, ...]]
 

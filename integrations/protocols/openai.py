@@ -16,6 +16,7 @@ class OpenAI(Protocol):
 
     name: ClassVar[str] = "openai"
     shortens: ClassVar[bool] = True
+    takes_token_ids: ClassVar[bool] = True
     # vLLM and llama.cpp form their own batches and OpenAI's bound is 2,048: one call holds the largest live request.
     default_max_batch: ClassVar[int] = 256
     # vLLM and llama.cpp: /health asks the engine itself. Others know only the list of models.

@@ -21,6 +21,7 @@ from tests.made_api import serve
 from tests.made_openai import Clients, a_key, clients
 from tests.processes import Stack, wait_until
 from tests.running import answers, free_port
+from tests.upstream_speech import ids_as_text
 from tests.upstreams import Upstream, vector_of
 
 
@@ -192,6 +193,37 @@ def test_the_client_gets_over_a_pause_and_a_failure_by_itself(house: House) -> N
     assert 0 < int(headers["retry-after-ms"]) <= 1000
     assert (failed.value.status_code, failed.value.type) == (502, "server_error")
     assert [a.data[0].embedding for a in (after_pause, after_failure)] == right("a", "b")
+
+
+def test_token_ids_reach_only_servers_that_are_declared_to_have_their_tokenizer(house: House) -> None:
+    create = house.client.embeddings.create
+    ModelConfig.objects.filter(slug__in=("sized", "mixed")).update(takes_token_ids=True, query_prefix="query: ")
+    snapshot.bump()
+
+    def one() -> list[list[float]]:
+        try:
+            return [item.embedding for item in create(model="sized", input=[1, 2, 3]).data]
+        except openai.BadRequestError:
+            return []
+
+    wait_until(lambda: one() == right(ids_as_text([1, 2, 3])), 10)
+    assert json.loads(house.sized.requests[-1].body)["input"] == [[1, 2, 3]]
+    several = create(model="sized", input=[[4], [5, 6]], extra_body={"input_type": "passage"})
+    assert [item.embedding for item in several.data] == right(ids_as_text([4]), ids_as_text([5, 6]))
+
+    refused: list[tuple[dict[str, Any], str, str]] = [
+        ({"model": "sized", "input": [[1], [-1]]}, "input.1", "whole numbers"),
+        ({"model": "sized", "input": [1, True]}, "input", "whole numbers"),
+        ({"model": "sized", "input": [[]]}, "input.0", "at least one"),
+        ({"model": "sized", "input": [1], "extra_body": {"input_type": "query"}}, "input", "prefix"),
+        ({"model": "mixed", "input": [1]}, "input", "protocol"),  # Ollama's, which has no word for them
+        ({"model": "live", "input": [1]}, "input", "silently wrong"),
+    ]
+    for fields, param, why in refused:
+        with pytest.raises(openai.BadRequestError, match=why) as error:
+            create(**fields)
+        assert error.value.param == param
+    assert house.upstream.calls == 0
 
 
 def test_the_asynchronous_client_makes_many_calls_at_once(house: House) -> None:
