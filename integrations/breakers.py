@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 import redis
 from django.conf import settings
 
-from integrations import recorder, snapshot
+from integrations import forced_open, recorder, snapshot
 from integrations.breaker_machine import (
     STATE_CLOSED,
     STATE_HALF_OPEN,
@@ -36,13 +36,13 @@ from integrations.breaker_machine import (
     Transition,
 )
 from integrations.breaker_sharing import Command, Shared, SharedBreakers, command_for, new_owner
-from integrations.errors import CircuitOpen, CitadelError
-from integrations.values import Assignment, Endpoint, Forced, Snapshot
+from integrations.errors import CitadelError
+from integrations.forced_open import SYNC_INTERVAL
+from integrations.values import Assignment, Endpoint, Snapshot
 
 log = logging.getLogger(__name__)
 
 LIVE = "live"
-SYNC_INTERVAL = 0.25
 # Commands kept while Redis is away; older ones are dropped: each process then goes on with its own count.
 MAX_PENDING = 10_000
 
@@ -87,13 +87,13 @@ class Breakers:
 
     async def _admit(self, endpoint: Endpoint, assignment: Assignment) -> str:
         """Return the trial's owner, "" for an ordinary call. Raises CircuitOpen."""
-        refuse_forced(endpoint)
+        forced_open.refuse(endpoint)
         mirror = self._breaker(endpoint).mirror
         if mirror.current == STATE_CLOSED:
             return ""
         left = mirror.left()
         if left > 0 or mirror.trial:
-            raise _open_error(endpoint, mirror.reason, left)
+            raise forced_open.open_error(endpoint, mirror.reason, left)
         return await self._take_trial(endpoint, assignment)
 
     async def _take_trial(self, endpoint: Endpoint, assignment: Assignment) -> str:
@@ -117,7 +117,7 @@ class Breakers:
             with self._lock:
                 breaker.mirror.close()
             return ""
-        raise _open_error(endpoint, breaker.mirror.reason, SYNC_INTERVAL)
+        raise forced_open.open_error(endpoint, breaker.mirror.reason, SYNC_INTERVAL)
 
     def _ask(self, command: Command) -> str:
         """Ask Redis for the trial; with Redis away each process makes its own."""
@@ -194,7 +194,7 @@ class Breakers:
     def state_of(self, endpoint: Endpoint) -> BreakerView:
         """Return the state of this endpoint's breaker, the operator's own first."""
         mirror = self._breaker(endpoint).mirror
-        if forced := _forced(endpoint):
+        if forced := forced_open.now(endpoint):
             return BreakerView(
                 status="forced_open",
                 failure_count=mirror.count,
@@ -352,25 +352,6 @@ class Breakers:
             with self._lock:
                 breaker.mirror.follow(endpoint.breaker_epoch)
         return breaker
-
-
-def refuse_forced(endpoint: Endpoint) -> None:
-    """Raise CircuitOpen where an operator holds the breaker open."""
-    if forced := _forced(endpoint):
-        left = (forced.until - datetime.now(UTC)).total_seconds() if forced.until else settings.BREAKER_RESET_TIMEOUT
-        raise _open_error(endpoint, forced.reason, left)
-
-
-def _forced(endpoint: Endpoint) -> Forced | None:
-    forced = endpoint.forced
-    if forced is None or (forced.until is not None and forced.until <= datetime.now(UTC)):
-        return None
-    return forced
-
-
-def _open_error(endpoint: Endpoint, reason: str, left: float) -> CircuitOpen:
-    why = f" ({reason})" if reason else ""
-    return CircuitOpen(f"The breaker of {endpoint.url} is open{why}.", retry_after=max(left, SYNC_INTERVAL))
 
 
 def _reason(error: CitadelError) -> str:
