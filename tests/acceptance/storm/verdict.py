@@ -23,11 +23,15 @@ DIMENSIONS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """One kill: `at` in seconds since 1970, `owner` the name under which a killed worker held its chunks."""
+    """One kill: `at` in seconds since 1970, `owner` the name under which a killed worker held its chunks.
+
+    `met`: it held some a moment before. What it held when it died the ledger says afterwards.
+    """
 
     kind: str
     at: float
     owner: str = ""
+    met: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

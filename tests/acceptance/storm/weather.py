@@ -33,6 +33,8 @@ ROUND = (*("worker",) * 4, "workers", "web", "scheduler", *SERVICES)
 # What is submitted in the storm's last part could not be hit any more.
 SUBMITTING = 0.85
 PEACE = 120.0
+# A kill of workers waits at most so long, in seconds, until some have work.
+PATIENCE = 10.0
 SCOPES = {"CITADEL_ANONYMOUS_SCOPES": "embed,batch,read"}
 
 
@@ -52,14 +54,19 @@ class Storm:
     database_url: str
 
     def rage(self, seconds: float) -> list[Kill]:
-        """Kill for so long, and start again what was killed; return the kills."""
+        """Kill for so long, and start again what was killed; return the kills.
+
+        On a slow machine workers take long to come back, and few of their kills meet a running chunk: then some more of
+        these follow, for as long again at the most.
+        """
         ends, kills, order = time.monotonic() + seconds, list[Kill](), kinds(self.rng)
-        while True:
-            pause = time.monotonic() + self.rng.uniform(*GAP)
-            if pause > ends:
-                return kills
+        while (pause := time.monotonic() + self.rng.uniform(*GAP)) < ends + seconds:
+            late = pause > ends
+            if late and sum(kill.met for kill in kills) >= verdict.FEWEST_HITS + 2:
+                break
             self._tend_until(pause)
-            kills += self._strike(next(order))
+            kills += self._strike("worker" if late else next(order))
+        return kills
 
     def _tend_until(self, moment: float) -> None:
         while time.monotonic() < moment:
@@ -69,26 +76,29 @@ class Storm:
     def _strike(self, kind: str) -> list[Kill]:
         if kind in SERVICES:
             return [Kill(kind=kind, at=time.time())] if self.crew.kill_service(kind) else []
-        roles = [kind]
+        roles, busy = [kind], list[str]()
         if kind.startswith("worker"):
             busy = self._await_busy(all_of_them=kind == "workers")
             roles = list(WORKERS) if kind == "workers" else [self.rng.choice(busy or WORKERS)]
-        names, at = [self.crew.kill(role) for role in roles], time.time()
-        owners = [name if role in WORKERS else "" for role, name in zip(roles, names, strict=True)]
-        return [Kill(kind=kind, at=at, owner=owner) for owner, name in zip(owners, names, strict=True) if name]
+        names, at = {role: self.crew.kill(role) for role in roles}, time.time()
+        return [
+            Kill(kind=kind, at=at, owner=name if role in WORKERS else "", met=role in busy)
+            for role, name in names.items()
+            if name
+        ]
 
     def _await_busy(self, *, all_of_them: bool) -> list[str]:
         """Wait for a moment at which the model server is asked, and return which workers hold chunks then.
 
-        At any other moment few kills would hit a running chunk.
+        At any other moment few kills would hit a running chunk: on a slow machine, starting takes longer than working.
         """
-        ends, busy = time.monotonic() + 5, list[str]()
-        while time.monotonic() < ends:
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < PATIENCE:
             busy = self._busy() if self.upstream.in_flight else []
-            if len(busy) == (len(WORKERS) if all_of_them else len(busy) or 1):
-                break
+            if len(busy) == len(WORKERS) or (busy and (not all_of_them or waited > PATIENCE / 2)):
+                return busy
             self._tend_until(time.monotonic() + 0.05)
-        return busy
+        return []
 
     def _busy(self) -> list[str]:
         if self.crew.services["postgres"].fell is not None:
