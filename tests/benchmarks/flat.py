@@ -1,10 +1,10 @@
-"""What is asked for all day, over a large database and over an empty one: it should take the same time.
+"""What is asked for all day, over a large database, one without history and an empty one: it should take the same time.
 
     python -m tests.benchmarks.flat --calls 10000000 --batches 100000
 
-Two databases on a PostgreSQL of the bench's own: one with the models alone, one with as many call records and batches
-besides. Each question is asked of both in turns; medians count. The records are made by `manage.py load_sample_data`,
-a million at the most; the others are copies of these, of earlier days.
+Three databases on a PostgreSQL of the bench's own: one with as many call records and batches, one with those of the
+last day alone, one with none. Each question is asked of all in turns; medians count. The records are made by
+`manage.py load_sample_data`, a million at the most; the others are copies of these, of earlier days.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import contextlib
 import io
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,15 @@ API = "/api/v1/external"
 # load_sample_data makes so many calls itself; the others are copied.
 MADE = 1_000_000
 CLAIMED = "to be claimed"
+
+_FORGET = (
+    "DELETE FROM integrations_callrecord WHERE started_at < now() - interval '1 day'",
+    "DELETE FROM integrations_callstats WHERE width = 'hour'"
+    " OR width = 'minute' AND bucket < now() - interval '25 hours'",
+    "DELETE FROM batches_batchchunk c USING batches_batchjob b WHERE b.id = c.batch_id"
+    " AND b.finished_at < now() - interval '1 day'",
+    "DELETE FROM batches_batchjob WHERE finished_at < now() - interval '1 day'",
+)
 
 _COPY = """
 INSERT INTO integrations_callrecord (started_at, request_id, client, model, pattern, mode, code, duration_ms, texts,
@@ -77,28 +86,36 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
 
 def _compare(options: argparse.Namespace) -> dict[str, object]:
     full = connections.settings["default"]["NAME"]
-    empty = f"{full}_empty"
+    empty, recent = f"{full}_empty", f"{full}_recent"
     call_command("sync_models", stdout=io.StringIO(), stderr=io.StringIO())
     User.objects.create(username="benchmark", is_staff=True, is_superuser=True)
     recorder.stop()
-    connection.close()
-    with _administrator() as cursor:
-        cursor.execute(f'CREATE DATABASE "{empty}" TEMPLATE "{full}"')
     try:
-        took = rig.timed(lambda: fill(options.calls, options.batches))
+        _copy(full, empty)
+        took = rig.timed(lambda: fill(options.calls, options.batches, between=lambda: _copy(full, recent)))
+        _use(recent)
+        _forget_history()
         print(f"filled in {took:.0f} s", flush=True)
-        return _ask(full, empty, options)
+        return _ask({"full": full, "recent": recent, "empty": empty}, options)
     finally:
         _use(full)
         User.objects.filter(username="benchmark").delete()
         with _administrator() as cursor:
-            cursor.execute(f'DROP DATABASE "{empty}" WITH (FORCE)')
+            for made in (empty, recent):
+                cursor.execute(f'DROP DATABASE IF EXISTS "{made}" WITH (FORCE)')
 
 
-def fill(calls: int, batches: int) -> None:
-    """Make so many records."""
+def _copy(database: str, to: str) -> None:
+    connection.close()
+    with _administrator() as cursor:
+        cursor.execute(f'CREATE DATABASE "{to}" TEMPLATE "{database}"')
+
+
+def fill(calls: int, batches: int, *, between: Callable[[], None]) -> None:
+    """Make so many records. `between` is called when those of the last days are there, and no earlier copies."""
     made = min(calls, MADE)
     call_command("load_sample_data", calls=made, batches=batches, stdout=io.StringIO())
+    between()
     with connection.cursor() as cursor:
         for n in range(1, -(-calls // made)):
             began = time.monotonic()
@@ -107,28 +124,39 @@ def fill(calls: int, batches: int) -> None:
         cursor.execute("VACUUM (ANALYZE) integrations_callrecord")
 
 
-def _ask(full: str, empty: str, options: argparse.Namespace) -> dict[str, object]:
+def _forget_history() -> None:
+    """Leave what the longest window is about, and all that has not ended."""
+    with connection.cursor() as cursor:
+        for statement in _FORGET:
+            cursor.execute(statement)
+        cursor.execute("VACUUM (FULL, ANALYZE)")
+
+
+def _ask(databases: Mapping[str, str], options: argparse.Namespace) -> dict[str, object]:
     snapshot.load()
     client = Client(HTTP_HOST="localhost")
     asked = dict(questions(client))
-    for database in (full, empty):
+    for database in databases.values():
         _use(database)
         claimed = submission.submit(a_submission(["a text"] * 100, slug="mixtral", request_id=CLAIMED))
         releasing.release_batch(claimed.batch_id)
-    taken: dict[str, dict[str, list[float]]] = {name: {full: [], empty: []} for name in asked}
+    taken: dict[str, dict[str, list[float]]] = {name: {which: [] for which in databases} for name in asked}
     for round_ in range(options.rounds + 1):
-        for database in (full, empty):
+        for which, database in databases.items():
             _use(database)
             client.force_login(User.objects.get())
             for name, ask in asked.items():
-                ask()  # what was read lately is read from memory, in both
+                ask()  # what was read lately is read from memory, in each
                 ms = rig.timed(ask) * 1000
                 if round_:  # a process's first page is no page's
-                    taken[name][database].append(ms)
+                    taken[name][which].append(ms)
     rows = {}
     for name, found in taken.items():
-        there, nothing = (statistics.median(found[database] or [0.0]) for database in (full, empty))
-        rows[name] = {"full_ms": there, "empty_ms": nothing, "ratio": there / nothing if nothing else 0.0}
+        medians = {which: statistics.median(ms) for which, ms in found.items()}
+        rows[name] = {f"{which}_ms": ms for which, ms in medians.items()} | {
+            "to_recent": medians["full"] / medians["recent"],
+            "to_empty": medians["full"] / medians["empty"],
+        }
     return {"calls": options.calls, "batches": options.batches, **rows}
 
 
