@@ -13,7 +13,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg2
@@ -44,12 +44,10 @@ _QUICKLY = {
     "maintenance_work_mem": "1GB",
 }
 _FORGET = (
-    "DELETE FROM integrations_callrecord WHERE started_at < now() - interval '1 day'",
-    "DELETE FROM integrations_callstats WHERE width = 'hour'"
-    " OR width = 'minute' AND bucket < now() - interval '25 hours'",
-    "DELETE FROM batches_batchchunk c USING batches_batchjob b WHERE b.id = c.batch_id"
-    " AND b.finished_at < now() - interval '1 day'",
-    "DELETE FROM batches_batchjob WHERE finished_at < now() - interval '1 day'",
+    "DELETE FROM integrations_callrecord WHERE started_at < %(since)s",
+    "DELETE FROM integrations_callstats WHERE width = 'hour' OR width = 'minute' AND bucket < %(since)s",
+    "DELETE FROM batches_batchchunk c USING batches_batchjob b WHERE b.id = c.batch_id AND b.finished_at < %(since)s",
+    "DELETE FROM batches_batchjob WHERE finished_at < %(since)s",
 )
 
 _COPY = """
@@ -143,9 +141,10 @@ def fill(calls: int, batches: int, *, between: Callable[[], None]) -> None:
 
 def _forget_history() -> None:
     """Leave what the longest window is about, and all that has not ended."""
+    since = datetime.now(UTC) - timedelta(hours=25)
     with connection.cursor() as cursor:
         for statement in _FORGET:
-            cursor.execute(statement)
+            cursor.execute(statement, {"since": since})
         cursor.execute("VACUUM (FULL, ANALYZE)")
 
 
