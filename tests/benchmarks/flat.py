@@ -145,7 +145,8 @@ def _forget_history() -> None:
     with connection.cursor() as cursor:
         for statement in _FORGET:
             cursor.execute(statement, {"since": since})
-        cursor.execute("VACUUM (FULL, ANALYZE)")
+        tables = "integrations_callrecord, integrations_callstats, batches_batchjob, batches_batchchunk"
+        cursor.execute(f"VACUUM (FULL, ANALYZE) {tables}")
 
 
 def _ask(databases: Mapping[str, str], options: argparse.Namespace) -> dict[str, object]:
