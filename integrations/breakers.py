@@ -245,6 +245,7 @@ class Breakers:
         if self._shared is not None:
             self._shared.close()
             self._shared = None
+        self.redis_answers = False  # nobody asks it any more
 
     def forget(self) -> None:
         """Remove this namespace from Redis."""

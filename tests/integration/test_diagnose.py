@@ -1,6 +1,7 @@
 """diagnose asks every part by itself, names what is wrong, and shows no secret."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -23,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def own_threads(redis_db: Any) -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level  # which the command settles for a process of its own
     yield
+    root.setLevel(level)
     loop.stop()
     breakers.stop()
 
