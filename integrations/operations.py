@@ -5,7 +5,6 @@ The admin, the commands and the YAML import call these and nothing else writes c
 nothing is changed. An AuditEntry holds plain values before and after, never a key or a secret.
 """
 
-import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,9 +20,8 @@ from integrations.applying import apply, plain, store
 from integrations.configuration import ModelDocument
 from integrations.models import ApiKey, BreakerEvent, Canary, Endpoint, ModelConfig, PatternAssignment
 from integrations.trail import ConfigurationChanged, Trail, checked_reason, write
-from integrations.values import hash_key
+from integrations.values import hash_key, new_key
 
-KEY_PREFIX = "ck_"
 # Who trips a breaker because of a canary. No operator's name: Django's user names hold no blank.
 CANARY = "the canary"
 _BREAKER_FIELDS = ("forced_open", "forced_reason", "forced_by", "forced_at", "forced_until", "breaker_epoch")
@@ -337,16 +335,17 @@ def create_key(
     requests_per_minute: int | None = None,
     texts_per_minute: int | None = None,
     texts_per_day: int | None = None,
+    key: str = "",
 ) -> str:
     """Make an API key and return it. It is shown now or never: only its SHA-256 is stored.
 
-    models: the only ones it is for, all where empty. Of each limit None is no limit.
+    models: the only ones it is for, all where empty. Of each limit None is no limit. key: one that new_key() made.
     """
     if expires_at is not None and expires_at <= timezone.now():
         raise ValidationError({"expires_at": "This time has passed."})
     if not scopes:
         raise ValidationError({"scopes": "Choose at least one."})
-    key = KEY_PREFIX + secrets.token_urlsafe(32)  # 256 bits, 43 characters
+    key = key or new_key()
     row = ApiKey(client=client.strip(), prefix=key[:12], hash=hash_key(key), scopes=sorted(set(scopes)))
     row.expires_at, row.allowed_models = expires_at, sorted(set(models))
     row.requests_per_minute, row.texts_per_minute = requests_per_minute, texts_per_minute

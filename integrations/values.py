@@ -1,13 +1,16 @@
 """The configuration as frozen values: what a process acts upon, every default filled in."""
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from integrations.errors import ModelDisabled, ModelNotFound
 
-__all__ = ["Assignment", "Endpoint", "Forced", "Key", "Model", "Snapshot", "hash_key"]
+__all__ = ["Assignment", "Endpoint", "Forced", "Key", "Model", "Snapshot", "hash_key", "new_key"]
+
+KEY_PREFIX = "ck_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,11 @@ class Snapshot:
     def endpoint(self, endpoint_id: int) -> Endpoint | None:
         """Return the enabled endpoint with this id, if there is one."""
         return next((e for m in self.models.values() for e in m.endpoints if e.id == endpoint_id), None)
+
+
+def new_key() -> str:
+    """Return a new API key: 256 random bits, 43 characters behind the prefix."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> str:

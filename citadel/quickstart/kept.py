@@ -9,10 +9,17 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
+from integrations import values
+
 
 def operator_password(state: Path) -> str:
     """Return the operator's password, generated at the first start."""
     return _secret(state / "operator-password", secrets.token_urlsafe(12))
+
+
+def api_key(state: Path) -> str:
+    """Return the key for clients that send one whatever happens, such as OpenAI's, generated at the first start."""
+    return _secret(state / "api-key", values.new_key())
 
 
 def secret_key(state: Path) -> str:

@@ -16,6 +16,7 @@ def welcome(started: Plan, *, password_known: bool) -> str:
         "Admin": f"{started.url}/admin/",
         "Log in as": f"{OPERATOR} / {password}",
         "API": f"{started.url}/api/docs/",
+        "OpenAI": f"OPENAI_BASE_URL={started.url}/v1 OPENAI_API_KEY={kept.api_key(started.state)}",
         "Queue": f"{_redis_cli(started)} llen batch_queue",
         "Processes": f"{_python()} -m supervisor.supervisorctl -c {_short(started.configuration)} status",
         "manage.py": f"set -a; . {_short(environment_file(started))}; set +a; {_python()} manage.py diagnose",

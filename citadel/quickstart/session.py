@@ -119,8 +119,9 @@ class Session:
             raise CommandError(self._failed("redis"))
 
     def _prepare(self) -> None:
-        password = {prepare.PASSWORD: kept.operator_password(self.plan.state)}
-        program = plan.python(self.plan, "prepare", "-m", "citadel.quickstart.prepare", env=password)
+        state = self.plan.state
+        given = {prepare.PASSWORD: kept.operator_password(state), prepare.API_KEY: kept.api_key(state)}
+        program = plan.python(self.plan, "prepare", "-m", "citadel.quickstart.prepare", env=given)
         done = embedded.start(program, folder=self.plan.state / "programs").wait()
         if done not in (0, _PASSWORD_CHANGED):
             raise CommandError(self._failed("prepare", folder="programs"))

@@ -164,6 +164,10 @@ def test_one_command_runs_all_of_citadel_and_ctrl_c_stops_it(quickstart: Quickst
     eventually(lambda: quickstart.batch(accepted["batch_id"])["status"] == "completed", within=40)
 
     assert "Log out" in log_in(quickstart).text
+    # OpenAI's client always sends a key, so it is given one.
+    shown = dict(word.split("=", 1) for word in quickstart.shown("OpenAI").split())
+    headers = {"Authorization": f"Bearer {shown['OPENAI_API_KEY']}"}
+    assert len(requests.get(f"{shown['OPENAI_BASE_URL']}/models", headers=headers, timeout=30).json()["data"]) == 9
     redis_cli = quickstart.shown("Queue")
     assert subprocess.run(redis_cli, shell=True, capture_output=True, text=True, check=True).stdout.strip() == "0"
     shell = quickstart.shown("manage.py").replace("manage.py diagnose", f"{ROOT}/manage.py check_models")
@@ -175,7 +179,7 @@ def test_one_command_runs_all_of_citadel_and_ctrl_c_stops_it(quickstart: Quickst
     assert (
         listening_addresses(quickstart.record("postgres")) == listening_addresses(quickstart.record("redis")) == set()
     )
-    for name in ("operator-password", "secret-key", "env", "programs/web.json"):
+    for name in ("operator-password", "api-key", "secret-key", "env", "programs/web.json"):
         assert (quickstart.state / name).stat().st_mode & 0o077 == 0
 
     assert quickstart.interrupt() < 10

@@ -39,10 +39,11 @@ def queries_of_a_refresh(operator: Client) -> int:
     operator.get("/admin/live/")  # reads the configuration, once for all
     with CaptureQueriesContext(connection) as found:
         assert operator.get("/admin/live/").status_code == 200
-    return len(found)
+    # A web process's own thread watches the version of the configuration; here, without one, the page asks for it.
+    return sum("integrations_configversion" not in query["sql"] for query in found)
 
 
-def test_a_refresh_costs_at_most_six_queries_whatever_the_number_of_models(operator: Client) -> None:
+def test_a_refresh_costs_at_most_five_queries_whatever_the_number_of_models(operator: Client) -> None:
     costs = []
     for first, last in ((0, 3), (3, 30)):
         for n in range(first, last):
@@ -50,7 +51,7 @@ def test_a_refresh_costs_at_most_six_queries_whatever_the_number_of_models(opera
             happened(model=f"m{n}")
             a_batch(f"m{n}", pattern="hybrid")
         costs.append(queries_of_a_refresh(operator))
-    assert costs[0] == costs[1] <= 6
+    assert costs[0] == costs[1] <= 5
 
 
 def test_each_model_is_shown_in_each_of_its_patterns_with_its_own_figures(operator: Client) -> None:
