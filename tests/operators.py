@@ -26,7 +26,8 @@ ROLES = ("viewer", "operator", "administrator")
 def create_roles() -> None:
     """Make the roles as the migrations do, where a test has emptied every table."""
     importlib.import_module("citadel.migrations.0001_roles").create(apps, None)
-    importlib.import_module("citadel.migrations.0003_canaries_role").allow(apps, None)
+    for later in ("0003_canaries_role", "0004_files_role"):
+        importlib.import_module(f"citadel.migrations.{later}").allow(apps, None)
 
 
 class Client(requests.Session):

@@ -22,6 +22,7 @@ from integrations.models import (
 )
 from tests.made_batches import a_batch
 from tests.made_files import a_file, a_file_batch
+from tests.operators import create_roles
 
 ROLES: Final = ("anonymous", "outsider", "staff", "viewer", "operator", "administrator")
 NOW: Final = datetime(2025, 7, 15, 14, 30, tzinfo=UTC)
@@ -29,6 +30,7 @@ NOW: Final = datetime(2025, 7, 15, 14, 30, tzinfo=UTC)
 
 def clients() -> dict[str, Client]:
     """One browser a role: nobody, an account without and with access to the admin, and the three groups."""
+    create_roles()
     found = {role: Client(raise_request_exception=False) for role in ROLES}
     for role, client in found.items():
         if role == "anonymous":

@@ -13,6 +13,7 @@ from integrations.models import AuditEntry
 from tests.fixtures_console import words
 from tests.made_batches import a_batch, a_chunk, configure, finish
 from tests.made_files import a_file, a_file_batch
+from tests.operators import create_roles
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_db")]
 
@@ -34,6 +35,7 @@ def page(name: str, *args: object) -> str:
 
 
 def in_role(role: str) -> Client:
+    create_roles()
     user = User.objects.create(username=role, is_staff=True)
     user.groups.add(Group.objects.get(name=role))
     client = Client()
