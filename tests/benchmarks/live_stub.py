@@ -52,8 +52,9 @@ class Stub:
         asyncio.get_running_loop().call_later(self._seconds, self._end, transport, answer)
 
     def _end(self, transport: asyncio.Transport, answer: bytes) -> None:
-        transport.write(answer)
         self._free += 1
+        if not transport.is_closing():  # its caller has gone: uvloop would raise, and the place be lost for good
+            transport.write(answer)
         if self._waiting:
             self._begin(*self._waiting.popleft())
 
