@@ -49,6 +49,8 @@ PAGES = {
     "transitions": "/admin/integrations/breakerevent/",
     "audit": AUDIT,
     "audit-entry": f"{AUDIT} -> first",
+    "canaries": "/admin/integrations/canary/",
+    "file-batches": "/admin/batches/filebatch/",
     "keys": "/admin/integrations/apikey/",
     "key-new": "/admin/integrations/apikey/add/",
     "users": "/admin/auth/user/",
