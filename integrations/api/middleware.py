@@ -1,5 +1,6 @@
 """What surrounds every request that Django answers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import cast
@@ -17,7 +18,7 @@ HEADER = "X-Request-ID"
 Answer = HttpResponseBase | Awaitable[HttpResponseBase]
 
 
-class Around:
+class Around(ABC):
     """A middleware for threads and event loops alike: `during` surrounds the making of the answer, `after` ends it."""
 
     sync_capable = async_capable = True
@@ -41,13 +42,13 @@ class Around:
             response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
         return self.after(request, response)
 
+    @abstractmethod
     def during(self, request: HttpRequest) -> AbstractContextManager[None]:
         """Return what holds while the answer is made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Return the answer that goes out."""
-        raise NotImplementedError
 
 
 class RequestIdMiddleware(Around):
