@@ -93,6 +93,7 @@ class Lane:
         self.target = Target()
         self.in_flight = 0
         self.waiting_texts = 0
+        self._texts_in_flight = 0
         # Callers by what they may share, the groups taking turns.
         self._waiting: dict[Hashable, deque[_Caller]] = {}
         # Halves of a refused call: they go before all others.
@@ -132,14 +133,14 @@ class Lane:
         return time.monotonic() - self._moved > max(STALL_SECONDS, STALL_TIMES * self._usual)
 
     async def _at_once(self, texts: Sequence[str], ask: Ask, limit: float) -> Answer:
-        started = self._leave()
+        started = self._leave(len(texts))
         answered = 0
         try:
             answer = await ask(texts, limit, Exchange())
             answered = len(texts)
             return answer
         finally:
-            self._end(started, answered, [started])
+            self._end(started, len(texts), answered, [started])
 
     async def _in_line(self, caller: _Caller, key: Hashable) -> Answer:
         self._waiting.setdefault(key, deque()).append(caller)
@@ -167,7 +168,7 @@ class Lane:
         if self._halves:
             return [caller for caller in self._halves.popleft() if not caller.gone]
         key = next(iter(self._waiting))
-        line, most = self._waiting.pop(key), self._most[key]
+        line, most = self._waiting.pop(key), min(self._most[key], self._share_of_texts())
         callers, texts = list[_Caller](), 0
         while line and (not callers or texts + len(line[0].texts) <= most):
             caller = line.popleft()
@@ -181,12 +182,21 @@ class Lane:
             del self._most[key]
         return callers
 
+    def _share_of_texts(self) -> int:
+        """Texts for one call, so that all have about as many.
+
+        Were all that wait sent as one, they would come back as one: this process would stand idle until then and be
+        busy with all of their answers afterwards, while the server had next to nothing.
+        """
+        return max(1, -(-(self._texts_in_flight + self.waiting_texts) // self.target.calls))
+
     def _send_off(self, callers: list[_Caller]) -> None:
         exchange, now = Exchange(callers), asyncio.get_running_loop().time()
         for caller in callers:
             caller.leave(exchange, now)
         # An empty context: the call speaks for all of its callers, and its log lines bear no single one's request id.
-        exchange.task = asyncio.get_running_loop().create_task(self._share(exchange, self._leave()), context=Context())
+        started = self._leave(sum(len(caller.texts) for caller in callers))
+        exchange.task = asyncio.get_running_loop().create_task(self._share(exchange, started), context=Context())
         self._tasks.add(exchange.task)
         exchange.task.add_done_callback(self._tasks.discard)
 
@@ -215,22 +225,24 @@ class Lane:
             if exchange.task is not None and exchange.task.cancelling():
                 for caller in callers:
                     caller.answer.cancel()
-            self._end(started, answered, [caller.arrived for caller in callers])
+            self._end(started, len(texts), answered, [caller.arrived for caller in callers])
 
-    def _leave(self) -> float:
+    def _leave(self, texts: int) -> float:
         now = time.monotonic()
         if not self.in_flight:
             self._moved = now  # it was idle: nothing could come back
         self.in_flight += 1
+        self._texts_in_flight += texts
         return now
 
-    def _end(self, started: float, answered: int, arrived: Sequence[float]) -> None:
-        """Note that a call is over, `answered` texts of it with a vector, and let those who wait go on.
+    def _end(self, started: float, texts: int, answered: int, arrived: Sequence[float]) -> None:
+        """Note that a call of so many texts is over, `answered` of them with a vector, and let those who wait go on.
 
         arrived: when each of its callers came.
         """
         now = time.monotonic()
         self.in_flight -= 1
+        self._texts_in_flight -= texts
         self._moved = now
         self._usual += 0.2 * (now - started - self._usual)
         delay = now - sum(arrived) / len(arrived)

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks live_85ms
 
-The proxy has one core; the server and the 200 connections' client share the others.
+A proxy of aiohttp alone is measured too: what the language and its libraries cost. What is measured has one core; the
+server and the 200 connections' client share the others.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not options.short:
             _, proxy = site.nginx(stub)
             contenders["nginx"] = lambda: load(f"{proxy}/v1/embeddings", bodies)
+            _, bare = site.bare_proxy(stub)
+            contenders["bare aiohttp"] = lambda: load(f"{bare}/v1/embeddings", bodies)
         contenders["citadel"] = lambda: load(f"{url}/api/v1/external/{MODEL}/embed", rig.citadel_bodies())
         found = rig.rounds(contenders, times=times)
     against = found.get("nginx", found["direct"])
@@ -34,4 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "requests a second": found["citadel"]["per_second"] / against["per_second"],
         "p99": found["citadel"]["p99_ms"] / against["p99_ms"],
     }
+    if "bare aiohttp" in found:
+        ratios["requests a second, to bare aiohttp"] = (
+            found["citadel"]["per_second"] / found["bare aiohttp"]["per_second"]
+        )
     rig.report(options, "live_85ms", found, ratios)

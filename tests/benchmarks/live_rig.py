@@ -109,6 +109,13 @@ class Site:
         url = f"http://127.0.0.1:{port}"
         return self.start([_found("nginx"), "-c", str(file)], url=url), url
 
+    def bare_proxy(self, upstream: str) -> tuple[Process, str]:
+        """Start a proxy of aiohttp alone in front of `upstream`."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "tests.benchmarks.bare_proxy", "--upstream", upstream, "--port", str(port)]
+        return self.start(command, url=url), url
+
     def load(
         self,
         url: str,

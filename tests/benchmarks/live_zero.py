@@ -1,6 +1,6 @@
 """What the gateway itself costs: a model server that answers at once, 768 numbers, 32 connections, one core each.
 
-    python -m tests.benchmarks live_zero [--peers litellm,portkey,nginx]
+    python -m tests.benchmarks live_zero [--peers litellm,portkey,bare,nginx]
 
 The peers are installed from their registries into a folder of their own (CITADEL_BENCH_PEERS, default
 ~/.cache/citadel-bench). Only one of all runs while it is measured: some work on after their load has ended.
@@ -30,7 +30,7 @@ IDLE = 0.02  # one client that begins a call each so many seconds
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure Citadel and its peers in turns."""
     parser = rig.parser(__doc__)
-    parser.add_argument("--peers", default="nginx,portkey,litellm")
+    parser.add_argument("--peers", default="nginx,bare,portkey,litellm")
     options = parser.parse_args(argv)
     peers = [] if options.short else [p for p in options.peers.split(",") if p]
     seconds, times = (0.5, 1) if options.short else (options.seconds, options.rounds)
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in ("citadel", "direct") and found[name]["per_second"]
     }
     ratios["idle p50 added, ms"] = found["citadel"]["idle_p50_ms"] - found["direct"]["idle_p50_ms"]
+    if "bare" in found:
+        ratios["idle p50 added by aiohttp alone, ms"] = found["bare"]["idle_p50_ms"] - found["direct"]["idle_p50_ms"]
     rig.report(options, "live_zero", rows, ratios)
 
 
@@ -56,8 +58,9 @@ def _contenders(site: Site, stub: str, peers: list[str], seconds: float) -> dict
         "citadel": (process, f"{url}/api/v1/external/{MODEL}/embed", own, {}),
         "citadel /v1": (process, f"{url}/v1/embeddings", bodies, {}),
     }
+    begin = {"nginx": _nginx, "bare": _bare, "portkey": _portkey, "litellm": _litellm}
     for peer in peers:
-        process, url, headers = {"nginx": _nginx, "portkey": _portkey, "litellm": _litellm}[peer](site, stub)
+        process, url, headers = begin[peer](site, stub)
         started[peer] = (process, f"{url}/v1/embeddings", bodies, headers)
     processes = {p.pid: p for p, *_ in started.values()}
     for other in processes.values():
@@ -109,6 +112,10 @@ def _signal(process: Process, number: signal.Signals) -> None:
 
 def _nginx(site: Site, stub: str) -> tuple[Process, str, dict[str, str]]:
     return *site.nginx(stub), {}
+
+
+def _bare(site: Site, stub: str) -> tuple[Process, str, dict[str, str]]:
+    return *site.bare_proxy(stub), {}
 
 
 def _portkey(site: Site, stub: str) -> tuple[Process, str, dict[str, str]]:

@@ -82,6 +82,14 @@ def test_texts_that_arrive_while_the_endpoint_is_busy_leave_as_one_call(caller: 
     assert {c.request_id for c in caller.calls} == set(names(20))
 
 
+def test_the_texts_that_wait_are_divided_among_the_calls_that_may_leave(caller: Caller, upstream: Upstream) -> None:
+    outcomes = together(caller, sharing(an_endpoint(upstream, min_target=4, max_target=4)), *names(24))
+    assert all(isinstance(o, Embeddings) and same(o, t) for o, t in zip(outcomes, names(24), strict=True))
+    sizes = [len(orjson.loads(request.body)["input"]) for request in upstream.requests]
+    assert sizes[:4] == [1] * 4  # there was room
+    assert max(sizes) <= 6  # a quarter of all, not the twenty that waited
+
+
 def test_a_shared_call_is_no_larger_than_the_server_takes(caller: Caller, upstream: Upstream) -> None:
     upstream.max_batch = 4
     outcomes = together(caller, sharing(narrow(upstream, max_batch=4)), *names(13))
