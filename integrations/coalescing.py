@@ -1,8 +1,8 @@
 """Live callers of one endpoint share upstream calls while it is busy.
 
 As long as an endpoint has fewer calls in flight than its target (integrations.controller finds it), a caller's texts
-leave at once and alone: there is no timer, and an idle gateway adds nothing. At the target they wait, and as soon as a
-call ends those that have come together leave as one.
+leave at once and alone: there is no timer, and an idle gateway adds nothing. At the target they wait. As soon as a call
+ends, or as many wait as each call would have were all divided evenly, those that have come together leave as one.
 
 What is shared is the upstream call alone. Each caller keeps its own time limit, may go away, and gets its own vectors
 or its own error; it is cut out of the answer by position. Callers share a call only where all that changes the answer,
@@ -127,7 +127,14 @@ class Lane:
             raise UpstreamTimeout from None
 
     def _has_room(self) -> bool:
-        return self.in_flight < self.target.calls or self._stalled()
+        return self.in_flight < self.target.calls or self._enough() or self._stalled()
+
+    def _enough(self) -> bool:
+        """Whether a whole share waits: its call need not wait for the end of others that left with less.
+
+        Otherwise a crowd that arrives together would wait for the few of it that found room, and go on as a crowd.
+        """
+        return self.waiting_texts >= self._share_of_texts() and self.in_flight < self.target.most
 
     def _stalled(self) -> bool:
         return time.monotonic() - self._moved > max(STALL_SECONDS, STALL_TIMES * self._usual)
@@ -145,6 +152,8 @@ class Lane:
     async def _in_line(self, caller: _Caller, key: Hashable) -> Answer:
         self._waiting.setdefault(key, deque()).append(caller)
         self.waiting_texts += len(caller.texts)
+        if self._enough():
+            self._depart()
         try:
             return await caller.answer
         finally:

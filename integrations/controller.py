@@ -47,6 +47,11 @@ class Target:
         """Return the target."""
         return max(self._lowest, min(round(self._trial or self._base), self._most))
 
+    @property
+    def most(self) -> int:
+        """Return the most that it may ever be."""
+        return self._most
+
     def within(self, lowest: int, most: int) -> None:
         """Keep it between these."""
         self._lowest, self._most = lowest, most

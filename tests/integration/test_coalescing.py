@@ -90,6 +90,22 @@ def test_the_texts_that_wait_are_divided_among_the_calls_that_may_leave(caller: 
     assert max(sizes) <= 6  # a quarter of all, not the twenty that waited
 
 
+def test_a_crowd_does_not_wait_for_the_few_of_it_that_found_room(caller: Caller, upstream: Upstream) -> None:
+    upstream.delay = 0.3
+    outcomes = together(caller, sharing(an_endpoint(upstream, min_target=2)), *names(16))
+    assert all(isinstance(o, Embeddings) and same(o, t) for o, t in zip(outcomes, names(16), strict=True))
+    sizes = sorted(len(orjson.loads(request.body)["input"]) for request in upstream.requests)
+    assert upstream.peak == len(sizes)  # none came back before the last left
+    assert sum(sizes) == 16
+    assert sizes[0] < sizes[-1] <= 8
+
+
+def test_a_crowd_keeps_to_the_bound_of_calls(caller: Caller, upstream: Upstream) -> None:
+    outcomes = together(caller, sharing(an_endpoint(upstream, min_target=2, max_target=2)), *names(16))
+    assert all(isinstance(o, Embeddings) for o in outcomes)
+    assert upstream.peak == 2
+
+
 def test_a_shared_call_is_no_larger_than_the_server_takes(caller: Caller, upstream: Upstream) -> None:
     upstream.max_batch = 4
     outcomes = together(caller, sharing(narrow(upstream, max_batch=4)), *names(13))
