@@ -15,7 +15,9 @@ from django.db import connection
 from batches.claiming import CLAIMABLE, OPEN_BATCH, Target
 
 # The clients who have batches are found one by one in the index `batch_turn`, and of each the first batch: what this
-# costs grows with the clients, not with their batches.
+# costs grows with the clients, not with their batches. MATERIALIZED: what is claimed is little and comes first. Where
+# the tables had not been analysed yet, PostgreSQL went through all of the model's batches instead, ended ones too
+# (16 ms instead of 1.3 with 30,000 batches).
 _TURN = f"""
 WITH RECURSIVE client AS (
     (SELECT client AS name FROM batches_batchjob
@@ -26,10 +28,12 @@ WITH RECURSIVE client AS (
         WHERE j.model = %(model)s AND j.state IN ('queued', 'processing') AND j.client > client.name
         ORDER BY j.client LIMIT 1
     ) FROM client WHERE client.name IS NOT NULL
+), claimed AS MATERIALIZED (
+    SELECT batch_id, size FROM batches_batchchunk WHERE state = 'claimed'
 ), held AS (
     SELECT j.client AS name, sum(c.size) AS texts
-    FROM batches_batchchunk c JOIN batches_batchjob j ON j.id = c.batch_id
-    WHERE c.state = 'claimed' AND j.model = %(model)s GROUP BY j.client
+    FROM claimed c JOIN batches_batchjob j ON j.id = c.batch_id
+    WHERE j.model = %(model)s GROUP BY j.client
 ), mine AS (
     SELECT COALESCE(sum(texts), 0) AS texts FROM held
     WHERE name = (SELECT client FROM batches_batchjob WHERE batch_id = %(batch_id)s)

@@ -43,6 +43,7 @@ _QUICKLY = {
     "full_page_writes": "off",
     "maintenance_work_mem": "1GB",
 }
+_TABLES = "integrations_callrecord, integrations_callstats, batches_batchjob, batches_batchchunk"
 _FORGET = (
     "DELETE FROM integrations_callrecord WHERE started_at < %(since)s",
     "DELETE FROM integrations_callstats WHERE width = 'hour' OR width = 'minute' AND bucket < %(since)s",
@@ -136,7 +137,7 @@ def fill(calls: int, batches: int, *, between: Callable[[], None]) -> None:
             print(f"{(n + 1) * made:,} calls, {time.monotonic() - began:.0f} s", flush=True)
         for _, definition in indexes:
             cursor.execute(definition)
-        cursor.execute("VACUUM (ANALYZE) integrations_callrecord")
+        cursor.execute(f"VACUUM (ANALYZE) {_TABLES}")
 
 
 def _forget_history() -> None:
@@ -145,8 +146,7 @@ def _forget_history() -> None:
     with connection.cursor() as cursor:
         for statement in _FORGET:
             cursor.execute(statement, {"since": since})
-        tables = "integrations_callrecord, integrations_callstats, batches_batchjob, batches_batchchunk"
-        cursor.execute(f"VACUUM (FULL, ANALYZE) {tables}")
+        cursor.execute(f"VACUUM (FULL, ANALYZE) {_TABLES}")
 
 
 def _ask(databases: Mapping[str, str], options: argparse.Namespace) -> dict[str, object]:
