@@ -106,8 +106,8 @@ def test_a_stop_lets_calls_finish_and_records_them(web: tuple[Process, str], ups
     upstream.delay = 1.0
     with ThreadPoolExecutor(12) as pool:
         calls = [pool.submit(requests.post, web[1] + PATH, json={"text": f"t{i}"}, timeout=20) for i in range(12)]
-        wait_until(lambda: upstream.in_flight == 8, 10)
-        time.sleep(0.3)  # the other four wait to leave as one call
+        wait_until(lambda: upstream.in_flight >= 8, 10)
+        time.sleep(0.3)  # the other four share calls, or wait for one
         web[0].stop()
         assert [call.result().status_code for call in calls] == [200] * 12
     assert CallRecord.objects.filter(code="ok").count() == 12
