@@ -130,11 +130,15 @@ class Lane:
         return self.in_flight < self.target.calls or self._enough() or self._stalled()
 
     def _enough(self) -> bool:
-        """Whether a whole share waits: its call need not wait for the end of others that left with less.
+        """Whether a whole share waits, and a call can hold it: it need not wait for others that left with less.
 
         Otherwise a crowd that arrives together would wait for the few of it that found room, and go on as a crowd.
+        Where a call holds less than a share, the crowd makes more calls than the target, and waits for its turn.
         """
-        return self.waiting_texts >= self._share_of_texts() and self.in_flight < self.target.most
+        share = self._fair_share()
+        if self.waiting_texts < share or self.in_flight >= self.target.most:
+            return False
+        return share <= self._most[next(iter(self._waiting))]
 
     def _stalled(self) -> bool:
         return time.monotonic() - self._moved > max(STALL_SECONDS, STALL_TIMES * self._usual)
@@ -152,8 +156,7 @@ class Lane:
     async def _in_line(self, caller: _Caller, key: Hashable) -> Answer:
         self._waiting.setdefault(key, deque()).append(caller)
         self.waiting_texts += len(caller.texts)
-        if self._enough():
-            self._depart()
+        self._depart()
         try:
             return await caller.answer
         finally:
@@ -177,7 +180,7 @@ class Lane:
         if self._halves:
             return [caller for caller in self._halves.popleft() if not caller.gone]
         key = next(iter(self._waiting))
-        line, most = self._waiting.pop(key), min(self._most[key], self._share_of_texts())
+        line, most = self._waiting.pop(key), min(self._most[key], self._fair_share())
         callers, texts = list[_Caller](), 0
         while line and (not callers or texts + len(line[0].texts) <= most):
             caller = line.popleft()
@@ -191,7 +194,7 @@ class Lane:
             del self._most[key]
         return callers
 
-    def _share_of_texts(self) -> int:
+    def _fair_share(self) -> int:
         """Texts for one call, so that all have about as many.
 
         Were all that wait sent as one, they would come back as one: this process would stand idle until then and be

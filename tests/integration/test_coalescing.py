@@ -106,6 +106,13 @@ def test_a_crowd_keeps_to_the_bound_of_calls(caller: Caller, upstream: Upstream)
     assert upstream.peak == 2
 
 
+def test_a_crowd_waits_its_turn_where_a_call_holds_less_than_its_share(caller: Caller, upstream: Upstream) -> None:
+    upstream.delay, upstream.max_batch = 0.3, 4
+    outcomes = together(caller, sharing(an_endpoint(upstream, max_batch=4)), *names(100))
+    assert all(isinstance(o, Embeddings) for o in outcomes)
+    assert 8 < upstream.peak < 20  # the target is 8; all that had come made 31
+
+
 def test_a_shared_call_is_no_larger_than_the_server_takes(caller: Caller, upstream: Upstream) -> None:
     upstream.max_batch = 4
     outcomes = together(caller, sharing(narrow(upstream, max_batch=4)), *names(13))
