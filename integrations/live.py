@@ -221,30 +221,28 @@ class _Body:
         self._kept: bytes | None = None
         # A stream may take as long as it needs as long as it does not stand still; a plain body has one limit in all.
         self._ends = None if streamed else asyncio.get_running_loop().time() + settings.BODY_READ_TIMEOUT
-        self._length = int(headers.get(b"content-length", "0") or 0)
+        self._length = int(headers.get(b"content-length") or -1)  # -1: not announced
         self._end_unread = False
         if self._length > self._cap:
             raise RequestTooLarge(f"At most {self._cap} bytes.")
 
     async def read(self) -> bytes:
-        """Return the whole body. Raises RequestTooLarge, RequestTimeout, InvalidRequest.
-
-        It is whole once it is as long as its header says. To ask the server whether there is more, as ASGI has it,
-        would be another round trip between its threads, for each call.
-        """
+        """Return the whole body. Raises RequestTooLarge, RequestTimeout, InvalidRequest."""
         parts = []
         while not self._complete:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise InvalidRequest("The connection ended before the body did.")
             parts.append(message.get("body", b""))
-            if self._length and self._seen == self._length and not self._complete:
-                self._complete = self._end_unread = True
         self._kept = b"".join(parts)
         return self._kept
 
     async def receive(self) -> Message:
-        """ASGI receive for the application: the kept body first, then what comes."""
+        """ASGI receive for the application: the kept body first, then what comes.
+
+        A body is whole once it is as long as its header says. The server tells that in a message of its own, which
+        would be another round trip between its threads for each call.
+        """
         if self._kept is not None:
             kept, self._kept = self._kept, None
             return {"type": "http.request", "body": kept, "more_body": False}
@@ -253,7 +251,10 @@ class _Body:
         message = await self._in_time()
         if message["type"] == "http.request":
             self._seen += len(message.get("body", b""))
-            self._complete = not message.get("more_body", False)
+            more = message.get("more_body", False)
+            self._end_unread = more and self._seen == self._length
+            self._complete = self._end_unread or not more
+            message["more_body"] = not self._complete
         if self._seen > self._cap:
             raise RequestTooLarge(f"At most {self._cap} bytes.")
         return message
