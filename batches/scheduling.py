@@ -28,7 +28,7 @@ from batches import (
     rescue,
 )
 from batches.repeating import Repeating
-from integrations import canaries, pruning, rollups
+from integrations import canaries, marks, pruning, rollups
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,8 @@ def purge() -> bool:
 
 
 def fold() -> bool:
-    """Fold some of the rollups that are due; return whether there may be more."""
+    """Fold some of the rollups that are due, and mark where long windows begin; return whether there may be more."""
+    marks.keep()
     return rollups.fold().more
 
 

@@ -52,6 +52,7 @@ class CallStats(models.Model):
         HOUR = "hour", "hour"  # minutes are folded into hours after 2 days
         DAY = "day", "day"  # hours are folded into days after 90 days
         TOTAL = "total", "total"  # since ever: the counters of /metrics
+        BEFORE = "before", "before"  # since ever until the bucket: a mark from which long windows are counted
 
     class Kind(models.TextChoices):
         CALL = "call", "call"  # a whole call; endpoint is the one that answered

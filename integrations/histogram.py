@@ -11,7 +11,7 @@ error of a quantile. Half as many places would save a third of the table and of 
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 
 _DECADE = (1, 1.12, 1.25, 1.4, 1.57, 1.77, 2, 2.24, 2.5, 2.8, 3.15, 3.55, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9)
 SHORTEST_MS = 0.5  # shorter ones all stand in the first place
@@ -50,9 +50,9 @@ def add(counts: list[int], ms: float) -> None:
     counts[index] += 1
 
 
-def merge(one: Counts, other: Counts) -> list[int]:
-    """Return the histogram of both."""
-    return [a + b for a, b in zip_longest(one, other, fillvalue=0)]
+def merge(*histograms: Counts) -> list[int]:
+    """Return the histogram of all."""
+    return list(map(sum, zip_longest(*histograms, fillvalue=0)))
 
 
 def trimmed(counts: Iterable[int]) -> list[int]:
@@ -89,4 +89,5 @@ def _within(index: int, fraction: float) -> float:
 
 def cumulative(counts: Counts, bounds_ms: Iterable[float]) -> list[int]:
     """Return, for each of `bounds_ms` (each one of BOUNDS), how many calls took at most so long."""
-    return [sum(counts[: BOUNDS.index(bound) + 1]) for bound in bounds_ms]
+    sums = list(accumulate(counts, initial=0))
+    return [sums[min(BOUNDS.index(bound) + 1, len(counts))] for bound in bounds_ms]

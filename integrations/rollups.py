@@ -92,11 +92,10 @@ def dropped(count: int, *, at: datetime) -> dict[Key, Sums]:
     return {(at.replace(second=0, microsecond=0), "drop", "", "", "", "", ""): Sums(count=count)}
 
 
-_COLUMNS: Final = (
-    "width, bucket, kind, model, pattern, mode, endpoint, code, count, texts, retries, failovers, total_ms, histogram"
-)
-_ON_CONFLICT: Final = """
-    ON CONFLICT (width, bucket, kind, model, pattern, mode, endpoint, code) DO UPDATE SET
+KEY: Final = "kind, model, pattern, mode, endpoint, code"
+COLUMNS: Final = f"width, bucket, {KEY}, count, texts, retries, failovers, total_ms, histogram"
+_ON_CONFLICT: Final = f"""
+    ON CONFLICT (width, bucket, {KEY}) DO UPDATE SET
         count = s.count + excluded.count,
         texts = s.texts + excluded.texts,
         retries = s.retries + excluded.retries,
@@ -105,16 +104,15 @@ _ON_CONFLICT: Final = """
         histogram = COALESCE(
             (SELECT array_agg(COALESCE(a, 0) + COALESCE(b, 0) ORDER BY n)
              FROM unnest(s.histogram, excluded.histogram) WITH ORDINALITY AS place (a, b, n)),
-            '{}'
+            '{{}}'
         )
 """
 _UPSERT: Final = f"""
-    INSERT INTO integrations_callstats AS s ({_COLUMNS})
-    SELECT width, bucket, kind, model, pattern, mode, endpoint, code, count, texts, retries, failovers, total_ms,
-           histogram::bigint[]
+    INSERT INTO integrations_callstats AS s ({COLUMNS})
+    SELECT width, bucket, {KEY}, count, texts, retries, failovers, total_ms, histogram::bigint[]
     FROM unnest(%s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
                 %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::float8[], %s::text[])
-        AS new ({_COLUMNS})
+        AS new ({COLUMNS})
     {_ON_CONFLICT}
 """  # nosec B608 # made of constants
 
@@ -141,12 +139,23 @@ def _rows(width: str, cells: Mapping[Key, Sums]) -> Iterator[tuple[Any, ...]]:
         yield (width, *key, sums.count, sums.texts, sums.retries, sums.failovers, sums.total_ms, places)
 
 
-def summed_histogram() -> str:
+def summed(sign: str = "1") -> str:
+    """Return SQL for the sums over a group, in the order of COLUMNS; a row whose `sign` is -1 is taken off."""
+    return f"""
+        sum({sign} * count)::bigint, sum({sign} * texts)::bigint, sum({sign} * retries)::bigint,
+        sum({sign} * failovers)::bigint, sum({sign} * total_ms), {summed_histogram(sign)}
+    """
+
+
+def summed_histogram(sign: str = "1") -> str:
     """Return SQL for the place-by-place sum of the column `histogram` over a group.
 
-    One sum for each place is twice as fast as unnesting the arrays (measured: 0.43 s instead of 0.86 s, 104,000 rows).
+    One sum for each place is twice as fast as unnesting the arrays (measured: 0.43 s instead of 0.86 s, 104,000 rows),
+    and sums of float8 take two thirds of the time of those of bigint, whose sums are numeric (188 ms instead of 311,
+    56,000 rows). They are exact up to 2^53.
     """
-    return "ARRAY[" + ", ".join(f"COALESCE(sum(histogram[{n + 1}]), 0)::bigint" for n in range(histogram.PLACES)) + "]"
+    places = (f"COALESCE(sum({sign} * histogram[{n + 1}]::float8), 0)::bigint" for n in range(histogram.PLACES))
+    return f"ARRAY[{', '.join(places)}]"
 
 
 # --- Folding: the scheduler calls this --------------------------------------------------------------------------------
@@ -171,12 +180,11 @@ _FOLD: Final = f"""
     ), gone AS (
         DELETE FROM integrations_callstats WHERE id IN (SELECT id FROM due) RETURNING *
     ), coarse AS (
-        INSERT INTO integrations_callstats AS s ({_COLUMNS})
-        SELECT %(coarse)s, %(start)s, kind, model, pattern, mode, endpoint, code, sum(count), sum(texts), sum(retries),
-               sum(failovers), sum(total_ms), {summed_histogram()}
+        INSERT INTO integrations_callstats AS s ({COLUMNS})
+        SELECT %(coarse)s, %(start)s, {KEY}, {summed()}
         FROM gone
-        GROUP BY kind, model, pattern, mode, endpoint, code
-        ORDER BY kind, model, pattern, mode, endpoint, code
+        GROUP BY {KEY}
+        ORDER BY {KEY}
         {_ON_CONFLICT}
     )
     SELECT count(*) FROM gone

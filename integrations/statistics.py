@@ -1,19 +1,21 @@
 """The read side of the rollups: what happened in a window of time, by pattern, model and endpoint.
 
-One query reads the window, whatever the number of models; what is asked for is then added up here. Calls themselves are
-never scanned. A window is made of whole minutes and the running one: 5 minutes are between 5 and 6.
+One query reads a window, whatever the number of models; what is asked for is then added up here. Calls themselves are
+never scanned. A window is made of whole minutes and the running one: 5 minutes are between 5 and 6. It is read as the
+sum of these, or, where there is a mark near its beginning, as what the totals have more than that (integrations.marks).
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from django.db import connection
 
-from integrations import errors, histogram
-from integrations.rollups import EVER, summed_histogram
+from integrations import errors, histogram, marks
+from integrations.rollups import EVER, KEY, summed
 
 Key = TypeVar("Key")
 
@@ -45,27 +47,49 @@ class Cell:
     histogram: list[int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class Totals:
-    """What some cells add up to. Times in ms, rates in percent; None without data."""
+    """What some cells add up to, figure by figure as asked for. Times in ms, rates in percent; None without data."""
 
-    count: int = 0
-    texts: int = 0
-    retries: int = 0
-    failovers: int = 0
-    total_ms: float = 0.0
-    histogram: list[int] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
 
-    def add(self, cell: Cell) -> None:
-        """Count the calls of one more cell."""
-        self.count += cell.count
-        self.texts += cell.texts
-        self.retries += cell.retries
-        self.failovers += cell.failovers
-        self.total_ms += cell.total_ms
-        self.histogram = histogram.merge(self.histogram, cell.histogram)
-        self.codes[cell.code] = self.codes.get(cell.code, 0) + cell.count
+    @cached_property
+    def count(self) -> int:
+        """How many calls or attempts."""
+        return sum([cell.count for cell in self.cells])
+
+    @property
+    def texts(self) -> int:
+        """Texts of all of them."""
+        return sum([cell.texts for cell in self.cells])
+
+    @property
+    def retries(self) -> int:
+        """Attempts at the same endpoint again."""
+        return sum([cell.retries for cell in self.cells])
+
+    @property
+    def failovers(self) -> int:
+        """Attempts at the next endpoint."""
+        return sum([cell.failovers for cell in self.cells])
+
+    @cached_property
+    def total_ms(self) -> float:
+        """Duration of all of them together."""
+        return sum([cell.total_ms for cell in self.cells])
+
+    @cached_property
+    def histogram(self) -> list[int]:
+        """How many took how long (integrations.histogram)."""
+        return histogram.merge(*[cell.histogram for cell in self.cells])
+
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        """How many ended how."""
+        codes: Counter[str] = Counter()
+        for cell in self.cells:
+            codes[cell.code] += cell.count
+        return codes
 
     @property
     def errors(self) -> dict[str, int]:
@@ -113,10 +137,7 @@ class Period:
 
 def total(cells: Iterable[Cell]) -> Totals:
     """Add up cells."""
-    totals = Totals()
-    for cell in cells:
-        totals.add(cell)
-    return totals
+    return Totals(tuple(cells))
 
 
 def grouped(cells: Iterable[Cell], key: Callable[[Cell], Key]) -> Mapping[Key, list[Cell]]:
@@ -127,13 +148,33 @@ def grouped(cells: Iterable[Cell], key: Callable[[Cell], Key]) -> Mapping[Key, l
     return groups
 
 
-_SELECT: Final = f"""
-    SELECT kind, model, pattern, mode, endpoint, code, sum(count)::bigint, sum(texts)::bigint, sum(retries)::bigint,
-           sum(failovers)::bigint, sum(total_ms), {summed_histogram()}
-    FROM integrations_callstats
-    WHERE width = %s AND bucket >= %s
-    GROUP BY kind, model, pattern, mode, endpoint, code
-    ORDER BY kind, model, pattern, mode, endpoint, code
+_MINUTES: Final = f"""
+    SELECT {KEY}, {summed()}
+    FROM integrations_callstats WHERE width = 'minute' AND bucket >= %(since)s
+    GROUP BY {KEY}
+    ORDER BY {KEY}
+"""  # nosec B608 # made of constants
+
+# One statement, and so of one moment: no minute is taken off that is not in the totals.
+_SINCE_MARK: Final = f"""
+    SELECT {KEY}, {summed("sign")}
+    FROM (
+        SELECT *, 1 AS sign FROM integrations_callstats WHERE width = 'total'
+        UNION ALL
+        SELECT *, -1 FROM integrations_callstats WHERE width = 'before' AND bucket = %(mark)s
+        UNION ALL
+        SELECT *, -1 FROM integrations_callstats
+        WHERE width = 'minute' AND bucket >= %(mark)s AND bucket < %(since)s
+    ) AS parts
+    GROUP BY {KEY}
+    HAVING sum(sign * count) > 0
+    ORDER BY {KEY}
+"""  # nosec B608 # made of constants
+
+# Nothing is added up: there is one row for each key.
+_EVER: Final = f"""
+    SELECT {KEY}, count, texts, retries, failovers, total_ms, histogram
+    FROM integrations_callstats WHERE width = 'total' ORDER BY {KEY}
 """  # nosec B608 # made of constants
 
 
@@ -142,17 +183,21 @@ def window(seconds: float, *, now: datetime | None = None) -> Period:
     if not SHORTEST <= seconds <= LONGEST:
         raise ValueError(f"a window has from {SHORTEST} to {LONGEST} seconds, not {seconds}")
     minute = (now or datetime.now(UTC)).replace(second=0, microsecond=0)
-    return _read("minute", minute - timedelta(seconds=seconds))
+    since = minute - timedelta(seconds=seconds)
+    # To take off a quarter as many minutes as the window has is still worth it. In less there need not be a mark.
+    near = timedelta(seconds=seconds / 4)
+    mark = marks.newest(since - near, since) if near >= marks.EVERY else None
+    return _read(_SINCE_MARK if mark else _MINUTES, since, {"since": since, "mark": mark})
 
 
 def since_ever() -> Period:
     """Return the totals since ever. Raises django.db.DatabaseError."""
-    return _read("total", EVER)
+    return _read(_EVER, EVER, {})
 
 
-def _read(width: str, since: datetime) -> Period:
+def _read(statement: str, since: datetime, values: dict[str, Any]) -> Period:
     with connection.cursor() as cursor:
-        cursor.execute(_SELECT, [width, since])
+        cursor.execute(statement, values)
         return Period(since=since, cells=tuple([_cell(row) for row in cursor.fetchall()]))
 
 

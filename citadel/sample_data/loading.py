@@ -10,7 +10,7 @@ from django.db import connection, transaction
 
 from batches.models import BatchJob
 from citadel.sample_data import sql
-from integrations import histogram
+from integrations import histogram, marks
 from integrations.models import CallRecord, ModelConfig
 from integrations.rollups import EVER, MINUTES_KEPT
 from integrations.values import Model
@@ -44,6 +44,7 @@ def load(
             started = time.monotonic()
             cursor.execute(statement, values or None)
             say(f"{name}: {cursor.rowcount:,} rows in {time.monotonic() - started:.1f} s")
+        marks.make_all(datetime.now(UTC))
     with connection.cursor() as cursor:
         for table in sql.TABLES:
             cursor.execute(f"VACUUM (ANALYZE) {table}")

@@ -6,7 +6,7 @@ endpoint, spare (another endpoint of the model, or ""), ms (a usual duration) an
 
 from typing import Final
 
-from integrations.rollups import summed_histogram
+from integrations.rollups import COLUMNS, KEY, summed
 
 # So that they can be told from real ones, and removed.
 PREFIX: Final = "sample-"
@@ -83,12 +83,8 @@ ROLLUPS: Final = f"""
 """
 
 TOTALS: Final = f"""
-    INSERT INTO integrations_callstats (width, bucket, kind, model, pattern, mode, endpoint, code, count, texts,
-                                        retries, failovers, total_ms, histogram)
-    SELECT 'total', %(ever)s, kind, model, pattern, mode, endpoint, code, sum(count), sum(texts), sum(retries),
-           sum(failovers), sum(total_ms), {summed_histogram()}
-    FROM integrations_callstats
-    GROUP BY kind, model, pattern, mode, endpoint, code
+    INSERT INTO integrations_callstats ({COLUMNS})
+    SELECT 'total', %(ever)s, {KEY}, {summed()} FROM integrations_callstats GROUP BY {KEY}
 """
 
 # Of every hundred the newest two are queued or in work, the others have ended.
