@@ -192,7 +192,7 @@ def postpone(batch: int, delay: float) -> None:
 def _store(cursor: CursorWrapper, rows: Mapping[int, _Row], *, delay: float) -> set[int]:
     """Write these results, each if its chunk is still held; return which were written."""
     with connection.wrap_database_errors:
-        cursor.copy_expert(_COPY, io.BytesIO(b"".join(_copied(rows))), size=_COPY_SIZE)
+        cursor.copy_expert(_COPY, io.BytesIO(b"".join(_copied(rows))), _COPY_SIZE)
     cursor.execute(_STORE, _values(rows) | {"delay": delay})
     return {place for (place,) in cursor.fetchall()}
 

@@ -302,6 +302,16 @@ def test_results_of_several_batches_are_stored_at_once_and_a_late_one_stops_no_o
     assert (first.state, first.completed, first.failed) == ("completed", 2, 0)
 
 
+def test_results_are_stored_with_the_cursors_that_django_has_while_debug_is_on() -> None:
+    """They take fewer keywords than psycopg2's."""
+    (held,) = claim(a_released_batch(["a"]))
+    connection.force_debug_cursor = True
+    try:
+        assert storing.store(held, vectors_for(held)) is True
+    finally:
+        connection.force_debug_cursor = False
+
+
 def test_claiming_stays_quick_to_look_for_work_among_many_ended_batches() -> None:
     """Not a matter of the clock: the plan must use the index of active batches."""
     job = a_released_batch(["a"])
