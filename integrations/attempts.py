@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -63,19 +62,12 @@ class Attempts:
     async def _bulk(self, endpoint: Endpoint, asked: Asked) -> Answer:
         with pressure.current().bulk(endpoint, len(asked.texts)):
             size = pressure.bulk_batch_size(endpoint, min(exchange.most(endpoint), len(asked.texts)))
-            async with self._entered(endpoint, asked):
-                return await self._send_texts(endpoint, asked, asked.texts, asked.limit, size=size, at_once=1)
+            return await self._send_texts(endpoint, asked, asked.texts, asked.limit, size=size, at_once=1)
 
     async def _live(self, endpoint: Endpoint, asked: Asked) -> Answer:
         async def ask(texts: Sequence[str], seconds: float, call: Exchange) -> Answer:
             self._refuse_paused(endpoint)  # it may have asked for a pause while these texts waited
-            async with self._entered(endpoint, asked):
-                try:
-                    return await self._send_texts(endpoint, asked, texts, seconds)
-                except asyncio.CancelledError:
-                    if call.out_of_time:
-                        raise UpstreamTimeout from None
-                    raise
+            return await self._send_texts(endpoint, asked, texts, seconds, call=call)
 
         if not asked.model.coalesce:
             return await ask(asked.texts, asked.limit, Exchange())
@@ -99,29 +91,11 @@ class Attempts:
         texts: Sequence[str],
         seconds: float,
         *,
+        call: Exchange | None = None,
         size: int | None = None,
         at_once: int = exchange.PARTS_AT_ONCE,
     ) -> Answer:
-        return await exchange.embed(
-            self._send,
-            endpoint,
-            model=asked.model,
-            texts=texts,
-            connect_timeout=asked.assignment.connect_timeout,
-            timeout=seconds,
-            dimensions=asked.dimensions,
-            size=size,
-            at_once=at_once,
-        )
-
-    def _refuse_paused(self, endpoint: Endpoint) -> None:
-        left = self._paused.get(endpoint.id, 0.0) - time.monotonic()
-        if left > 0:
-            raise Overloaded(f"{endpoint.url} asked for a pause.", retry_after=left)
-
-    @asynccontextmanager
-    async def _entered(self, endpoint: Endpoint, asked: Asked) -> AsyncIterator[None]:
-        """Hold one of the endpoint's places, as its breaker allows.
+        """Send them in one of the endpoint's places, as its breaker allows.
 
         A server that hangs must not collect all of this process's calls.
         """
@@ -130,6 +104,26 @@ class Attempts:
         self._calls[endpoint.id] += 1
         try:
             async with self._breakers.guard(endpoint, asked.assignment):
-                yield
+                try:
+                    return await exchange.embed(
+                        self._send,
+                        endpoint,
+                        model=asked.model,
+                        texts=texts,
+                        connect_timeout=asked.assignment.connect_timeout,
+                        timeout=seconds,
+                        dimensions=asked.dimensions,
+                        size=size,
+                        at_once=at_once,
+                    )
+                except asyncio.CancelledError:
+                    if call is not None and call.out_of_time:
+                        raise UpstreamTimeout from None
+                    raise
         finally:
             self._calls[endpoint.id] -= 1
+
+    def _refuse_paused(self, endpoint: Endpoint) -> None:
+        left = self._paused.get(endpoint.id, 0.0) - time.monotonic()
+        if left > 0:
+            raise Overloaded(f"{endpoint.url} asked for a pause.", retry_after=left)

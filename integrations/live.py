@@ -331,13 +331,12 @@ class _Reply:
         await self._whole(*body_for(self._path, error, self.request_id))
 
     async def _whole(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        every = {
-            **headers,
-            "Content-Length": str(len(body)),
-            "X-Request-ID": self.request_id,
-            "X-Content-Type-Options": "nosniff",
-        }
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in every.items()]
+        raw = [
+            *[(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", self.request_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
         await self.send({"type": "http.response.start", "status": status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
 

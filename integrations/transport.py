@@ -61,7 +61,7 @@ _way: ContextVar[_Way] = ContextVar("way")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Hands out no connection on which something is left over from before.
+    """Says which connections are kept ones, and hands out none on which something is left over from before.
 
     aiohttp takes whatever lies on a kept connection for the answer to the next request. A server that answers one
     request twice, or answers without reading it and then takes its body for a request, would hand a caller the vectors
@@ -74,13 +74,20 @@ class _Connector(aiohttp.TCPConnector):
         """Take a kept connection or make one."""
         way = _way.get()
         for _ in range(_MAX_SOILED):
-            way.reused = False
+            way.reused = True
             connection = await super().connect(req, traces, timeout)
             way.protocol = connection.protocol
             if way.protocol is not None and not way.protocol.should_close:
                 return connection
             connection.close()
         raise aiohttp.ClientConnectionError("the server speaks before it is asked")
+
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[aiohttp.tracing.Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.client_proto.ResponseHandler:
+        # A trace of aiohttp's would say the same, at a fifth of the time that the whole call takes.
+        _way.get().reused = False
+        return await super()._create_connection(req, traces, timeout)
 
 
 _sessions: dict[asyncio.AbstractEventLoop, _Sessions] = {}
@@ -193,9 +200,8 @@ async def _exchange(
         if not 200 <= response.status < 300 and way.protocol is not None:
             # Who refuses a request may not have read it to its end, and would take the rest for another request.
             way.protocol.force_close()
-        headers = {name.lower(): value for name, value in response.headers.items()}
         body = await _body(response, longest=request.longest_answer)
-        return HttpResponse(status=response.status, headers=headers, body=body)
+        return HttpResponse(status=response.status, headers=response.headers, body=body)
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO | None:
@@ -209,10 +215,8 @@ async def _body(response: aiohttp.ClientResponse, *, longest: int | None) -> byt
     pieces, size = [], response.content_length or 0
     if size <= limit:
         size = 0
-        async for piece in response.content.iter_any():
+        while size <= limit and (piece := await response.content.readany()):
             size += len(piece)
-            if size > limit:
-                break
             pieces.append(piece)
     if size > limit:
         response.close()
@@ -260,19 +264,12 @@ def _session(*, reuse: bool) -> aiohttp.ClientSession:
     connector = (
         _Connector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS) if reuse else _Connector(limit=0, force_close=True)
     )
-    traces = aiohttp.TraceConfig()
-    traces.on_connection_reuseconn.append(_mark_reused)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers=_HEADERS,
         trust_env=False,
-        trace_configs=[traces],
     )
-
-
-async def _mark_reused(*_: object) -> None:
-    _way.get().reused = True
 
 
 def _context(ca_file: str) -> ssl.SSLContext | bool:

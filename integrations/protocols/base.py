@@ -36,7 +36,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """What came back; header names in lower case, the body decompressed."""
+    """What came back; headers are asked for by names in lower case, the body is decompressed."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -137,14 +137,14 @@ class Protocol(ABC):
         if not 200 <= response.status < 300:
             raise failures.of(response.status, response.headers, response.body)
         answer = loaded(response.body)
-        found = vectors.matrix(self._rows(answer, expected), body=response.body)
+        found = vectors.matrix(self._rows(answer, expected), body=response.body, normalise=normalise)
         if found.shape[0] != expected:
             raise UpstreamMalformed(f"The model server gave {found.shape[0]} vectors for {expected} texts.")
         if dimensions is not None and found.shape[1] != dimensions:
             raise UpstreamMalformed(f"The model server gave vectors of {found.shape[1]} numbers, not {dimensions}.")
         tokens = self._tokens(answer, response.headers)
         return Answer(
-            vectors=vectors.normalised(found) if normalise else found,
+            vectors=found,
             # A figure for bookkeeping only: one that makes no sense is none, and no reason to refuse the vectors.
             prompt_tokens=tokens if type(tokens) is int and 0 <= tokens < _MOST_TOKENS else 0,
         )

@@ -4,7 +4,6 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import pybase64
 
 from integrations.errors import UpstreamMalformed
@@ -73,6 +72,6 @@ def _vector(embedding: Any) -> Any:
     if not isinstance(embedding, str):
         return embedding
     try:
-        return np.frombuffer(pybase64.b64decode(embedding, validate=True), "<f4")
+        return pybase64.b64decode(embedding, validate=True)
     except (binascii.Error, ValueError):
         raise UpstreamMalformed("The model server gave a vector that is not base64 of float32.") from None
