@@ -103,6 +103,11 @@ class BatchJob(models.Model):
                 condition=models.Q(state="queued"),
             ),
             models.Index(
+                fields=["-priority", "queued_at", "id"],
+                name="batch_order",
+                condition=models.Q(state__in=["queued", "processing"], released_at__isnull=False),
+            ),
+            models.Index(
                 fields=["model", "client", "-priority", "queued_at", "id"],
                 name="batch_turn",
                 condition=models.Q(state__in=["queued", "processing"]),
