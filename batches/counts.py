@@ -2,18 +2,19 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db.models import Avg, Count, F, Min, Q, Sum
+from django.db.models import Count, F, Min, Q, Sum
 
-from batches import clock, estimates
+from batches import clock, estimates, measured
 from batches.models import BatchJob
 
-# Batches whose times are read for the throughput: the last ones within the window.
+# Batches whose times are read for the throughput and the error of the promises: the last ones within the window.
 MEASURED_BATCHES: Final = 300
 
 WITH_OUTCOME: Final = Q(state__in=(BatchJob.State.COMPLETED, BatchJob.State.FAILED))
+STARTED: Final = Q(started_at__isnull=False)
 PROCESSING_TIME: Final = F("finished_at") - F("started_at")
 
 
@@ -23,6 +24,8 @@ class BatchCounts:
 
     queued: int = 0
     processing: int = 0
+    waiting_texts: int = 0  # without an outcome yet, of both
+    oldest_queued_at: datetime | None = None
     completed: int = 0
     failed: int = 0
     cancelled: int = 0
@@ -30,23 +33,22 @@ class BatchCounts:
     # Texts of the batches that ended completed or failed: with a vector, and without.
     completed_texts: int = 0
     failed_texts: int = 0
-    # Mean time from the first claim to the end, of those; None without any.
-    avg_processing_ms: float | None = None
+    # How many of those were begun by a worker, and the time from the first claim to the end of all these.
+    timed: int = 0
+    took: timedelta = timedelta(0)
+
+    @property
+    def avg_processing_ms(self) -> float | None:
+        """Mean time from the first claim to the end; None without any."""
+        return self.took.total_seconds() * 1000 / self.timed if self.timed else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """How fast the queue works; None where there is nothing to measure."""
-
-    avg_processing_seconds: float | None
-    texts_per_minute: float | None  # while there was a batch in work
-
-
-def counts_by_model(window: timedelta) -> Mapping[str, BatchCounts]:
-    """Return the counts of each model that has a batch now, or had one that ended within `window`."""
-    active = {row["model"]: row for row in _active()}
-    ended = {row["model"]: row for row in _ended(window)}
-    return {model: _counts(active.get(model, {}), ended.get(model, {})) for model in sorted({*active, *ended})}
+def counts_by_model(window: timedelta, *, now: datetime | None = None) -> Mapping[str, BatchCounts]:
+    """Return the counts of each model that has a batch now, or had one that ended within `window` before `now`."""
+    active = _by_model(_active())
+    ended = _by_model(_ended((now or clock.now()) - window))
+    models = sorted({*active, *ended})
+    return {model: BatchCounts(**active.get(model, {}), **ended.get(model, {})) for model in models}
 
 
 def success_rate(counts: Collection[BatchCounts]) -> float | None:
@@ -56,73 +58,50 @@ def success_rate(counts: Collection[BatchCounts]) -> float | None:
     return round(100 * completed / total, 1) if total else None
 
 
-def speed(window: timedelta) -> Speed:
-    """Return how fast the batches that ended within `window`, or are in work, went."""
-    now = clock.now()
-    ended = BatchJob.objects.filter(WITH_OUTCOME, finished_at__gt=now - window, started_at__isnull=False)
-    average: timedelta | None = ended.aggregate(mean=Avg(PROCESSING_TIME))["mean"]
-    jobs = estimates.first_runs(ended).order_by("-finished_at")[:MEASURED_BATCHES]
-    active = estimates.first_runs(BatchJob.objects.filter(state=BatchJob.State.PROCESSING))[:MEASURED_BATCHES]
-    per_second = estimates.texts_per_second(
-        estimates.as_work([*estimates.figures(jobs), *estimates.figures(active)], now=now)
-    )
-    return Speed(
-        avg_processing_seconds=average.total_seconds() if average is not None else None,
-        texts_per_minute=per_second * 60 if per_second is not None else None,
-    )
+def avg_processing_seconds(counts: Collection[BatchCounts]) -> float | None:
+    """Return the mean time from the first claim to the end of the batches with outcomes; None without any."""
+    timed = sum(c.timed for c in counts)
+    return sum(c.took.total_seconds() for c in counts) / timed if timed else None
 
 
-def waiting_texts_by_model() -> Mapping[str, int]:
-    """Return the texts without an outcome of each model that has an active batch."""
-    active = BatchJob.objects.filter(state__in=BatchJob.ACTIVE).values("model")
-    return {row["model"]: row["texts"] for row in active.annotate(texts=Sum(estimates.OUTSTANDING))}
+def texts_per_minute(window: timedelta, *, now: datetime) -> float | None:
+    """Return how fast the last batches within `window` and those in work go, while there is one; None without any."""
+    per_second = measured.texts_per_second(since=now - window, now=now, most=MEASURED_BATCHES)
+    return per_second * 60 if per_second is not None else None
 
 
-def oldest_pending_seconds() -> float | None:
-    """Return how long the oldest queued batch has been waiting; None when none waits."""
-    oldest = BatchJob.objects.filter(state=BatchJob.State.QUEUED).aggregate(oldest=Min("queued_at"))["oldest"]
-    return max(0.0, (clock.now() - oldest).total_seconds()) if oldest else None
+def estimate_error_median(window: timedelta, *, now: datetime) -> float | None:
+    """Return by how many seconds the last batches that were completed within `window` missed what was promised."""
+    return measured.estimate_error(since=now - window, most=MEASURED_BATCHES)
 
 
-def _counts(active: Mapping[str, Any], ended: Mapping[str, Any]) -> BatchCounts:
-    mean: timedelta | None = ended.get("mean")
-    return BatchCounts(
-        queued=active.get("n_queued", 0),
-        processing=active.get("n_processing", 0),
-        completed=ended.get("n_completed", 0),
-        failed=ended.get("n_failed", 0),
-        cancelled=ended.get("n_cancelled", 0),
-        expired=ended.get("n_expired", 0),
-        completed_texts=ended.get("texts_completed", 0),
-        failed_texts=ended.get("texts_failed", 0),
-        avg_processing_ms=mean.total_seconds() * 1000 if mean is not None else None,
-    )
+def _by_model(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["model"]: {name: value for name, value in row.items() if name != "model"} for row in rows}
 
 
 def _active() -> Iterable[Mapping[str, Any]]:
-    state = BatchJob.State
-    return (
-        BatchJob.objects.filter(state__in=BatchJob.ACTIVE)
-        .values("model")
-        .annotate(
-            n_queued=Count("pk", filter=Q(state=state.QUEUED)),
-            n_processing=Count("pk", filter=Q(state=state.PROCESSING)),
-        )
+    queued = Q(state=BatchJob.State.QUEUED)
+    active = BatchJob.objects.filter(state__in=BatchJob.ACTIVE).values("model")
+    return active.annotate(
+        queued=Count("pk", filter=queued),
+        processing=Count("pk", filter=Q(state=BatchJob.State.PROCESSING)),
+        waiting_texts=Sum(estimates.OUTSTANDING),
+        oldest_queued_at=Min("queued_at", filter=queued),
     )
 
 
-def _ended(window: timedelta) -> Iterable[Mapping[str, Any]]:
+def _ended(since: datetime) -> Iterable[Mapping[str, Any]]:
     state = BatchJob.State
-    return (
-        BatchJob.objects.filter(finished_at__gt=clock.now() - window)
-        .values("model")
-        .annotate(
-            n_completed=Count("pk", filter=Q(state=state.COMPLETED)),
-            n_failed=Count("pk", filter=Q(state=state.FAILED)),
-            n_cancelled=Count("pk", filter=Q(state=state.CANCELLED)),
-            n_expired=Count("pk", filter=Q(state=state.EXPIRED)),
-            texts_completed=Sum("completed", filter=WITH_OUTCOME, default=0),
-            texts_failed=Sum("failed", filter=WITH_OUTCOME, default=0),
-            mean=Avg(PROCESSING_TIME, filter=WITH_OUTCOME & Q(started_at__isnull=False)),
-        )
+    ended = BatchJob.objects.filter(finished_at__gt=since).values("model")
+    rows = ended.annotate(
+        n_completed=Count("pk", filter=Q(state=state.COMPLETED)),
+        n_failed=Count("pk", filter=Q(state=state.FAILED)),
+        cancelled=Count("pk", filter=Q(state=state.CANCELLED)),
+        expired=Count("pk", filter=Q(state=state.EXPIRED)),
+        completed_texts=Sum("completed", filter=WITH_OUTCOME, default=0),
+        failed_texts=Sum("failed", filter=WITH_OUTCOME, default=0),
+        timed=Count("pk", filter=WITH_OUTCOME & STARTED),
+        took=Sum(PROCESSING_TIME, filter=WITH_OUTCOME & STARTED, default=timedelta(0)),
     )
+    # Until here "completed" and "failed" are columns, which count texts.
+    return [{"completed": row.pop("n_completed"), "failed": row.pop("n_failed"), **row} for row in map(dict, rows)]
