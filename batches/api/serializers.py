@@ -175,11 +175,11 @@ class ProcessingStatsSerializer(serializers.Serializer[None]):
     avg_processing_time_seconds = serializers.FloatField(allow_null=True)
     items_per_minute = serializers.FloatField(
         allow_null=True,
-        help_text="Texts, while there was a batch in work: of the last 300 batches, and of those in work.",
+        help_text="Texts, while there was a batch in work: of the last 100 batches, and of those in work.",
     )
     success_rate = serializers.FloatField(allow_null=True, help_text="Percentage of texts that got a vector.")
     estimate_error_median_seconds = serializers.FloatField(
-        allow_null=True, help_text="Between estimated and real completion, of the last 300 completed batches."
+        allow_null=True, help_text="Between estimated and real completion, of the last 100 completed batches."
     )
 
 
