@@ -35,12 +35,13 @@ COUNTED: Final = timedelta(hours=25)
 # The longest window is 90 days.
 KEPT: Final = timedelta(days=91)
 
-PATIENCE: Final = timedelta(minutes=1)
+PATIENCE: Final = timedelta(minutes=1)  # with transactions that this role may not see
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCK: Final = ("ended batches",)
 
 _COLUMNS: Final = "completed, failed, cancelled, expired, completed_texts, failed_texts, timed, took"
+_NAMES: Final = _COLUMNS.split(", ")
 _TOTALS: Final = """sum(completed)::bigint, sum(failed)::bigint, sum(cancelled)::bigint, sum(expired)::bigint,
     sum(completed_texts)::bigint, sum(failed_texts)::bigint, sum(timed)::bigint, sum(took)"""
 _SUMS: Final = """
@@ -140,9 +141,9 @@ def by_model(since: datetime, *, now: datetime) -> Mapping[str, Ended]:
     first = quarter(since) + QUARTER
     with connection.cursor() as cursor:
         cursor.execute(_READ, _values(since=since, first=first, present=max(first, quarter(now))))
-        return {
-            model: Ended(**dict(zip(_COLUMNS.split(", "), sums, strict=True))) for model, *sums in cursor.fetchall()
-        }
+        rows = cursor.fetchall()
+    # All zeros: whatever had ended was taken out.
+    return {model: Ended(**dict(zip(_NAMES, sums, strict=True))) for model, *sums in rows if any(sums)}
 
 
 def settled(*, patience: timedelta = PATIENCE) -> datetime:
