@@ -5,16 +5,15 @@ had a batch in work; a prior (BULK_PRIOR_TEXTS_PER_SECOND) stands in while nothi
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
-from django.db import connection
-from django.db.models import Count, F, Min, Q, QuerySet, Sum, Value
+from django.db.models import Count, F, Min, Q, Sum, Value
 from django.db.models.functions import Least
 
+from batches import measured
 from batches.models import BatchJob
 from integrations.values import Assignment
 
@@ -32,15 +31,6 @@ class Place:
 
     position: int | None
     estimated_completion: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Texts that got an outcome while their batch was in work, from `began` to `ended`."""
-
-    texts: int
-    began: datetime
-    ended: datetime
 
 
 def place(job: BatchJob, *, assignment: Assignment | None, now: datetime) -> Place:
@@ -82,64 +72,8 @@ def release_time(assignment: Assignment | None, *, held: int, oldest: datetime, 
 
 def rate(model: str, *, now: datetime) -> float:
     """Return the texts a second that the queue lately did for `model`; never 0."""
-    measured = texts_per_second(recent_work(model, now=now))
-    return measured if measured else settings.BULK_PRIOR_TEXTS_PER_SECOND
-
-
-def recent_work(model: str, *, now: datetime) -> list[Work]:
-    """Return the work on the batches in progress and on those that ended last."""
-    jobs = first_runs(BatchJob.objects.filter(model=model))
-    ended = jobs.filter(finished_at__gt=now - MEASURED_WITHIN).order_by("-finished_at")[:MEASURED_BATCHES]
-    active = jobs.filter(state=BatchJob.State.PROCESSING)[:MEASURED_BATCHES]
-    return as_work([*figures(ended), *figures(active)], now=now)
-
-
-def figures(jobs: QuerySet[BatchJob]) -> Any:
-    """Return of these batches what `as_work` looks at, without making objects of their rows."""
-    return jobs.values_list("completed", "failed", "started_at", "finished_at", named=True)
-
-
-def first_runs(jobs: QuerySet[BatchJob]) -> QuerySet[BatchJob]:
-    """Keep the batches whose counts all come from the run that `started_at` began: no retried ones."""
-    return jobs.filter(started_at__isnull=False, queued_at=F("submitted_at"))
-
-
-def as_work(jobs: Iterable[Any], *, now: datetime) -> list[Work]:
-    """Return what was done on `jobs`, batches or their `figures`."""
-    return [
-        Work(texts=done, began=job.started_at, ended=job.finished_at or now)
-        for job in jobs
-        if job.started_at is not None and (done := job.completed + job.failed)
-    ]
-
-
-def texts_per_second(work: Iterable[Work]) -> float | None:
-    """Return the texts over the time in which there was work: batches in work side by side count their time once."""
-    texts, busy, until = 0, 0.0, None
-    for item in sorted(work, key=lambda w: w.began):
-        texts += item.texts
-        began = item.began if until is None else max(item.began, until)
-        if item.ended > began:
-            busy += (item.ended - began).total_seconds()
-        until = item.ended if until is None else max(until, item.ended)
-    return texts / busy if busy > 0 else None
-
-
-def estimate_error_median(window: timedelta) -> float | None:
-    """Return the median of |finished - promised| in seconds, of batches completed within `window`; None without any."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT percentile_cont(0.5) WITHIN GROUP (
-                ORDER BY abs(extract(epoch FROM finished_at - estimated_completion)::float8))
-            FROM batches_batchjob
-            WHERE finished_at > clock_timestamp() - make_interval(secs => %s)
-                AND state = 'completed' AND estimated_completion IS NOT NULL
-            """,
-            [window.total_seconds()],
-        )
-        (median,) = cursor.fetchone()
-    return median  # type: ignore[no-any-return]  # a row of psycopg2 holds Any
+    lately = measured.texts_per_second(since=now - MEASURED_WITHIN, now=now, most=MEASURED_BATCHES, model=model)
+    return lately if lately else settings.BULK_PRIOR_TEXTS_PER_SECOND
 
 
 def _ahead(job: BatchJob) -> Q:

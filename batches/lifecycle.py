@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Q
 
-from batches import bounds, clock, estimates, queues, releasing
+from batches import bounds, clock, ended, estimates, queues, releasing
 from batches.models import BatchChunk, BatchJob, FileBatch
 from integrations import snapshot
 from integrations.errors import BatchNotCancellable, BatchNotFound, BatchNotRetryable, InvalidRequest
@@ -63,6 +63,7 @@ def retry(batch_id: str, *, actor: str = "", expires_at: datetime | None = None)
             raise BatchNotRetryable(f"{batch_id} has lines of a file: retry the batch of that file.")
         _refuse_retry(job)
         _audit(job, "retry_batch", actor=actor, after={"state": BatchJob.State.QUEUED})
+        ended.take_out(job)
         now = clock.now()
         with connection.cursor() as cursor:
             cursor.execute(_REVIVE, {"now": now, "batch": job.pk})
@@ -135,8 +136,8 @@ def purge_due(now: datetime, *, limit: int = 10) -> int:
             break
         if job.purged_at is None:
             # Compare-and-set: a retry in this moment makes the batch active again and keeps its texts.
-            ended = BatchJob.objects.filter(pk=job.pk, finished_at=job.finished_at, purged_at=None)
-            if not ended.update(purged_at=now):
+            unchanged = BatchJob.objects.filter(pk=job.pk, finished_at=job.finished_at, purged_at=None)
+            if not unchanged.update(purged_at=now):
                 continue
         deleted += _delete_slice(job)
     return deleted

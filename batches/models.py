@@ -21,7 +21,7 @@ from django.db import models
 
 from batches.file_models import FileBatch, StoredFile
 
-__all__ = ["BatchChunk", "BatchJob", "Delivery", "FileBatch", "StoredFile", "WorkerHeartbeat"]
+__all__ = ["BatchChunk", "BatchJob", "Delivery", "EndedSums", "FileBatch", "StoredFile", "WorkerHeartbeat"]
 
 
 class BatchJob(models.Model):
@@ -101,6 +101,11 @@ class BatchJob(models.Model):
                 fields=["model", "-priority", "queued_at", "id"],
                 name="batch_waiting",
                 condition=models.Q(state="queued"),
+            ),
+            models.Index(
+                fields=["-priority", "queued_at", "id"],
+                name="batch_order",
+                condition=models.Q(state__in=["queued", "processing"], released_at__isnull=False),
             ),
             models.Index(
                 fields=["model", "client", "-priority", "queued_at", "id"],
@@ -251,6 +256,35 @@ class Delivery(models.Model):
 
     def __str__(self) -> str:
         return f"{self.webhook_id} {self.state}"
+
+
+class EndedSums(models.Model):
+    """What the batches of one model that ended in one quarter of an hour add up to; see batches.ended.
+
+    Rows of one quarter and model add up. Nothing is lost with them: they are counted anew from the batches, and where
+    they are missing the batches are read.
+    """
+
+    bucket = models.DateTimeField()  # the quarter's beginning
+    model = models.CharField(max_length=64, blank=True)  # "": a row of zeros, which says that the quarter was counted
+    # Below zero: a batch that was counted and is retried.
+    completed = models.IntegerField()
+    failed = models.IntegerField()
+    cancelled = models.IntegerField()
+    expired = models.IntegerField()
+    # Of those that ended completed or failed: texts with a vector and without, batches that a worker began, and the
+    # time from the first claim to the end of all these.
+    completed_texts = models.BigIntegerField()
+    failed_texts = models.BigIntegerField()
+    timed = models.IntegerField()
+    took = models.DurationField()
+
+    class Meta:
+        default_permissions = ()
+        indexes: ClassVar = [models.Index(fields=["bucket", "model"], name="ended_sums_bucket")]
+
+    def __str__(self) -> str:
+        return f"{self.bucket:%F %T} {self.model}"
 
 
 class WorkerHeartbeat(models.Model):

@@ -78,7 +78,7 @@ def progress(job: BatchJob) -> Progress:
         rate=_rate(job, now),
         place=place,
         left=max(0.0, (place.estimated_completion - now).total_seconds()) if place else None,
-        took=((job.finished_at or now) - job.started_at).total_seconds() if job.started_at else None,
+        took=_took(job, now),
         chunks=dict(BatchChunk.objects.filter(batch=job).order_by().values_list("state").annotate(n=Count("pk"))),
     )
 
@@ -99,8 +99,13 @@ def failures(job: BatchJob, *, start: int) -> Part:
     return Part(rows=rows[:FAILURES], next=rows[FAILURES].index if len(rows) > FAILURES else None)
 
 
+def _took(job: BatchJob, now: datetime) -> float | None:
+    return ((job.finished_at or now) - job.started_at).total_seconds() if job.started_at else None
+
+
 def _rate(job: BatchJob, now: datetime) -> float | None:
     # The counts of a retried batch come from several runs: then the model's own rate stands in.
     if job.queued_at == job.submitted_at:
-        return estimates.texts_per_second(estimates.as_work([job], now=now))
+        done, took = job.completed + job.failed, _took(job, now) or 0.0
+        return done / took if done and took > 0 else None
     return estimates.rate(job.model, now=now) if job.state in BatchJob.ACTIVE else None

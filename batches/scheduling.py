@@ -18,6 +18,7 @@ from django.db import DatabaseError, InterfaceError, connection
 from batches import (
     callbacks,
     clock,
+    ended,
     file_batches,
     file_clerk,
     file_store,
@@ -138,6 +139,7 @@ class Scheduler:
             Duty(name="heartbeats", do=heartbeats.remove_stale, interval=PURGE_INTERVAL),
             Duty(name="purge", do=purge, interval=PURGE_INTERVAL),
             Duty(name="sweep files", do=sweep_files, interval=PURGE_INTERVAL),
+            Duty(name="count ended", do=ended.count, interval=ended.INTERVAL),
             Duty(name="fold", do=fold, interval=PRUNE_INTERVAL),
             Duty(name="prune", do=prune, interval=PRUNE_INTERVAL),
             Duty(name="sessions", do=SessionStore.clear_expired, interval=SESSIONS_INTERVAL),

@@ -1,18 +1,27 @@
 """What waits for each model, and which of its batches go next: what the queue's page shows, in two queries."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db.models import Count, F, Min, Q, Sum, Window
-from django.db.models.functions import RowNumber
+from django.db.models import Count, F, Min, Q, Sum
 
 from batches.models import BatchJob
 from integrations import snapshot
 
 NEXT: Final = 3
+
+# Some rows of the index batch_waiting for each model, however many wait behind them.
+_NEXT: Final = """
+    SELECT b.* FROM unnest(%(models)s::text[]) AS of(model) CROSS JOIN LATERAL (
+        SELECT * FROM batches_batchjob
+        WHERE model = of.model AND state = 'queued'
+        ORDER BY priority DESC, queued_at, id LIMIT %(most)s
+    ) AS b
+    ORDER BY b.model, b.priority DESC, b.queued_at, b.id
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +42,7 @@ class Line:
 def by_model() -> list[Line]:
     """Return the queue of each model that queues, or that still has batches."""
     found: dict[str, dict[str, Any]] = {row["model"]: row for row in _counts()}
-    upcoming = _next()
+    upcoming = _next(found)
     configured = snapshot.current().models
     names = [slug for slug, model in configured.items() if model.queue_assignment]
     return [_line(name, found.get(name, {}), upcoming[name]) for name in dict.fromkeys([*names, *sorted(found)])]
@@ -66,11 +75,8 @@ def _counts() -> Any:
     )
 
 
-def _next() -> defaultdict[str, list[BatchJob]]:
-    order = [F("priority").desc(), F("queued_at").asc(), F("id").asc()]  # BatchJob.QUEUE_ORDER
-    place = Window(RowNumber(), partition_by=F("model"), order_by=order)
-    jobs = BatchJob.objects.filter(state=BatchJob.State.QUEUED).annotate(place=place).filter(place__lte=NEXT)
+def _next(models: Collection[str]) -> defaultdict[str, list[BatchJob]]:
     upcoming: defaultdict[str, list[BatchJob]] = defaultdict(list)
-    for job in jobs.order_by("place"):
+    for job in BatchJob.objects.raw(_NEXT, {"models": list(models), "most": NEXT}):
         upcoming[job.model].append(job)
     return upcoming

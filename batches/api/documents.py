@@ -1,8 +1,8 @@
 """The documents of the batch addresses, as plain values for the renderer."""
 
 from collections.abc import Collection
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from rest_framework.request import Request
@@ -13,6 +13,8 @@ from batches.models import BatchJob
 from integrations import snapshot
 
 Document = dict[str, Any]
+
+_NONE: Final = BatchCounts()
 
 
 def summary(job: BatchJob) -> Document:
@@ -63,20 +65,24 @@ def next_page(request: Request, **changed: object) -> str:
 
 def queue(window: timedelta) -> Document:
     """Return the state of the whole queue: batches by state, the ended ones as they ended within `window`."""
-    by_model = counts.counts_by_model(window)
+    now = clock.now()
+    by_model = counts.counts_by_model(window, now=now)
     configured = {slug: m for slug, m in snapshot.current().models.items() if m.queue_assignment}
     # A model that queues no more may still have batches.
     shown = [*configured, *(slug for slug, c in by_model.items() if slug not in configured and c.queued + c.processing)]
-    waiting = counts.waiting_texts_by_model()
+    oldest = min((c.oldest_queued_at for c in by_model.values() if c.oldest_queued_at), default=None)
     return {
         "queue_status": _queue_status(by_model.values()),
-        "processing_stats": _processing_stats(by_model.values(), window),
-        "model_queues": {slug: _model_queue(by_model.get(slug, BatchCounts())) for slug in shown},
+        "processing_stats": _processing_stats(by_model.values(), window, now=now),
+        "model_queues": {slug: _model_queue(by_model.get(slug, _NONE)) for slug in shown},
         "limits": {
-            slug: {"waiting_texts": waiting.get(slug, 0), "max_waiting_texts": model.max_waiting_texts}
+            slug: {
+                "waiting_texts": by_model.get(slug, _NONE).waiting_texts,
+                "max_waiting_texts": model.max_waiting_texts,
+            }
             for slug, model in configured.items()
         },
-        "oldest_pending_seconds": _rounded(counts.oldest_pending_seconds()),
+        "oldest_pending_seconds": _rounded(max(0.0, (now - oldest).total_seconds()) if oldest else None),
         "window_seconds": int(window.total_seconds()),
     }
 
@@ -97,13 +103,12 @@ def _queue_status(found: Collection[BatchCounts]) -> Document:
     }
 
 
-def _processing_stats(found: Collection[BatchCounts], window: timedelta) -> Document:
-    speed = counts.speed(window)
+def _processing_stats(found: Collection[BatchCounts], window: timedelta, *, now: datetime) -> Document:
     return {
-        "avg_processing_time_seconds": _rounded(speed.avg_processing_seconds),
-        "items_per_minute": _rounded(speed.texts_per_minute),
+        "avg_processing_time_seconds": _rounded(counts.avg_processing_seconds(found)),
+        "items_per_minute": _rounded(counts.texts_per_minute(window, now=now)),
         "success_rate": counts.success_rate(found),
-        "estimate_error_median_seconds": _rounded(estimates.estimate_error_median(window)),
+        "estimate_error_median_seconds": _rounded(counts.estimate_error_median(window, now=now)),
     }
 
 

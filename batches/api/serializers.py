@@ -173,10 +173,13 @@ class ProcessingStatsSerializer(serializers.Serializer[None]):
     """Of the batches that ended within the window; null where there is nothing to measure."""
 
     avg_processing_time_seconds = serializers.FloatField(allow_null=True)
-    items_per_minute = serializers.FloatField(allow_null=True, help_text="Texts, while there was a batch in work.")
+    items_per_minute = serializers.FloatField(
+        allow_null=True,
+        help_text="Texts, while there was a batch in work: of the last 100 batches, and of those in work.",
+    )
     success_rate = serializers.FloatField(allow_null=True, help_text="Percentage of texts that got a vector.")
     estimate_error_median_seconds = serializers.FloatField(
-        allow_null=True, help_text="Between estimated and real completion."
+        allow_null=True, help_text="Between estimated and real completion, of the last 100 completed batches."
     )
 
 

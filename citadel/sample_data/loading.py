@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 from django.db import connection, transaction
 
+from batches import ended
 from batches.models import BatchJob
 from citadel.sample_data import sql
 from integrations import histogram, marks
@@ -40,11 +41,14 @@ def load(
     span = days * 86400
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT setseed(0.42)")  # the same numbers each time
+        ended.forget_all()
         for name, statement, values in _steps(models, calls=calls, batches=batches, span=span):
             started = time.monotonic()
             cursor.execute(statement, values or None)
             say(f"{name}: {cursor.rowcount:,} rows in {time.monotonic() - started:.1f} s")
-        marks.make_all(datetime.now(UTC))
+        now = datetime.now(UTC)
+        marks.make_all(now)
+        ended.count_between(now - timedelta(seconds=span), now)
     with connection.cursor() as cursor:
         for table in sql.TABLES:
             cursor.execute(f"VACUUM (ANALYZE) {table}")

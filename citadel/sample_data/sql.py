@@ -194,6 +194,7 @@ TABLES: Final = (
     "integrations_callstats",
     "batches_batchjob",
     "batches_batchchunk",
+    "batches_endedsums",
     "integrations_breakerevent",
     "integrations_auditentry",
 )

@@ -1,12 +1,11 @@
-"""Queue positions, promised times and counts from stored batches."""
+"""Queue positions and promised times from stored batches."""
 
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from batches import clock, counts, estimates
-from batches.counts import BatchCounts
+from batches import clock, estimates
 from batches.models import BatchJob
 from tests.made import an_assignment
 from tests.made_batches import State, a_batch
@@ -79,38 +78,3 @@ def test_the_rate_is_the_models_own_and_lately_measured() -> None:
 
 def test_without_a_measurement_the_prior_is_the_rate(settings: Any) -> None:
     assert estimates.rate("m", now=clock.now()) == settings.BULK_PRIOR_TEXTS_PER_SECOND
-
-
-def test_the_error_of_the_estimates_is_their_median() -> None:
-    now = clock.now()
-    for error in (-40, 1, 10):
-        promised = now - timedelta(seconds=60 + error)
-        a_batch(state=State.COMPLETED, finished_at=now - timedelta(seconds=60), estimated_completion=promised)
-    a_batch(state=State.CANCELLED, finished_at=now, estimated_completion=now - timedelta(hours=9))
-    assert estimates.estimate_error_median(timedelta(hours=1)) == pytest.approx(10)
-    assert estimates.estimate_error_median(timedelta(seconds=5)) is None
-
-
-def test_counts_are_of_each_model_and_of_the_window() -> None:
-    now = clock.now()
-    a_batch()
-    a_batch(state=State.PROCESSING)
-    for took in (1, 3):
-        ended = {"started_at": now - timedelta(seconds=took), "finished_at": now}
-        a_batch(state=State.COMPLETED, total=4, completed=3, failed=1, **ended)
-    a_batch("other", state=State.FAILED, total=2, failed=2, finished_at=now)
-    a_batch("gone", state=State.EXPIRED, finished_at=now - timedelta(hours=2))
-    found = counts.counts_by_model(timedelta(hours=1))
-    assert found == {
-        "m": BatchCounts(
-            queued=1,
-            processing=1,
-            completed=2,
-            completed_texts=6,
-            failed_texts=2,
-            avg_processing_ms=pytest.approx(2000),
-        ),
-        "other": BatchCounts(failed=1, failed_texts=2),
-    }
-    assert counts.success_rate(found.values()) == 60.0
-    assert counts.success_rate([]) is None

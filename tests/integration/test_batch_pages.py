@@ -11,7 +11,7 @@ from django.template import loader
 from django.test import Client
 from django.urls import reverse
 
-from batches import admin_batches, admin_filters, clock, lifecycle, queues
+from batches import admin_batches, admin_filters, clock, lifecycle, queues, waiting
 from batches.models import BatchJob, WorkerHeartbeat
 from integrations import operations
 from integrations.models import AuditEntry
@@ -153,6 +153,21 @@ def test_the_queue_is_shown_by_model_with_what_goes_next_and_who_works(operator:
     assert "No scheduler is alive" in shown
     assert "No worker is alive" not in shown
     assert "silent" in shown
+
+
+def test_what_goes_next_is_the_head_of_each_models_queue(operator: Client) -> None:
+    jobs = [
+        a_batch(
+            "mno"[n % 3], age=n * 31 % 17, priority=n * 7 % 4, state=State.PROCESSING if n % 5 == 0 else State.QUEUED
+        )
+        for n in range(60)
+    ]
+    jobs.append(a_batch("in_work", state=State.PROCESSING))
+    lines = {line.model: line.next for line in operator.get(QUEUE).context["models"]}
+    assert lines.keys() >= {"m", "n", "o", "in_work"}
+    for model, upcoming in lines.items():
+        queued = [job for job in jobs if (job.model, job.state) == (model, State.QUEUED)]
+        assert list(upcoming) == sorted(queued, key=lambda j: (-j.priority, j.queued_at, j.pk))[: waiting.NEXT]
 
 
 def test_the_queue_without_redis_says_so(operator: Client, settings: Any) -> None:

@@ -12,6 +12,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from batches import clock, ended
+from batches.models import BatchJob, EndedSums
 from integrations import audit_export, operations, rollups
 from integrations.admin_lists import WindowPaginator
 from integrations.models import AuditEntry, BreakerEvent, CallRecord, CallStats, Endpoint
@@ -185,6 +187,12 @@ def test_sample_data_adds_up_and_never_mixes_with_real_records(capsys: pytest.Ca
     )
     attempts = sum(s.count for key, s in from_scratch.items() if key[1] == "attempt")
     assert sum(CallStats.objects.filter(kind="attempt", width="total").values_list("count", flat=True)) == attempts
+    now = clock.now()
+    counted = ended.by_model(now - timedelta(days=4), now=now)
+    assert 0 < EndedSums.objects.filter(model="").count() <= 3 * 96 + 1
+    assert sum(sums.completed for sums in counted.values()) == BatchJob.objects.filter(state="completed").count()
+    EndedSums.objects.all().delete()
+    assert ended.by_model(now - timedelta(days=4), now=now) == counted
     CallRecord.objects.create(
         started_at=datetime.now(UTC),
         request_id="real",

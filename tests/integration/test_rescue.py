@@ -1,6 +1,8 @@
 """Which batches go into the list again: those that have work to do and nobody who does it."""
 
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -137,6 +139,48 @@ def test_only_workers_that_spoke_lately_count_as_alive() -> None:
     assert heartbeats.remove_stale() == 1
     heartbeats.sign_off("w2")
     assert list(WorkerHeartbeat.objects.values_list("name", flat=True)) == ["s"]
+
+
+def many_released(count: int) -> list[BatchJob]:
+    """Released batches of one text, with priorities and ages that do not follow their ids."""
+    now = clock.now()
+    jobs = BatchJob.objects.bulk_create(
+        BatchJob(
+            batch_id=f"many-{n}",
+            model="m",
+            pattern="bulk_only",
+            request_id="",
+            total=1,
+            priority=n * 7 % 10,
+            state=BatchJob.State.PROCESSING if n % 3 else BatchJob.State.QUEUED,
+            queued_at=now - timedelta(seconds=n * 31 % 17),
+            **dict.fromkeys(("submitted_at", "released_at", "available_at", "expires_at"), now),
+        )
+        for n in range(count)
+    )
+    BatchChunk.objects.bulk_create(
+        BatchChunk(batch=job, number=0, first=0, size=1, texts=["a"], available_at=now) for job in jobs
+    )
+    return sorted(jobs, key=lambda job: (-job.priority, job.queued_at, job.pk))
+
+
+def test_of_more_than_are_enqueued_at_once_the_first_go_first_and_the_others_follow() -> None:
+    ordered = [job.batch_id for job in many_released(rescue.AT_ONCE + 60)]
+    assert idle() == ordered[: rescue.AT_ONCE]
+    first = rescue.idle_batches(frozenset())
+    assert rescue.idle_batches(frozenset(first)) == ordered[rescue.AT_ONCE :]
+    assert rescue.idle_batches(frozenset(ordered)) == []
+
+
+def test_of_many_that_wait_no_more_are_looked_at_than_are_enqueued() -> None:
+    many_released(2000)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE batches_batchjob, batches_batchchunk")
+        values: dict[str, Any] = {"models": ["m"], "listed": [""], "alive": 10, "lease": 10, "limit": 10}
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + rescue._IDLE, values)
+        plan = json.dumps(cursor.fetchone()[0])
+    assert '"Index Name": "batch_order"' in plan
+    assert '"Node Type": "Sort"' not in plan
 
 
 def test_looking_for_idle_batches_does_not_read_the_ended_ones() -> None:

@@ -1,10 +1,10 @@
-"""How fast the queue is taken to be."""
+"""When held texts are released."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batches.estimates import Work, release_time, texts_per_second
+from batches.estimates import release_time
 from tests.made import an_assignment
 
 NOON = datetime(2025, 7, 15, 12, tzinfo=UTC)
@@ -12,28 +12,6 @@ NOON = datetime(2025, 7, 15, 12, tzinfo=UTC)
 
 def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
-
-
-def work(began: float, ended: float, texts: int) -> Work:
-    return Work(texts=texts, began=at(began), ended=at(ended))
-
-
-@pytest.mark.parametrize(
-    ("done", "rate"),
-    [
-        ([], None),
-        ([work(0, 10, 50)], 5),
-        ([work(0, 10, 50), work(100, 110, 150)], 10),  # nothing was to do in between
-        ([work(0, 10, 50), work(0, 10, 50)], 10),  # side by side
-        ([work(5, 15, 60), work(0, 10, 90)], 10),  # overlapping, in any order
-        ([work(0, 20, 60), work(5, 10, 40)], 5),  # one within the other
-        ([work(0, 20, 60), work(5, 10, 40), work(15, 25, 25)], 5),
-        ([work(3, 3, 50)], None),  # no time has passed
-        ([work(5, 3, 50)], None),  # the clock was set back
-    ],
-)
-def test_the_rate_is_texts_over_the_time_in_which_there_was_work(done: list[Work], rate: float | None) -> None:
-    assert texts_per_second(done) == rate
 
 
 @pytest.mark.parametrize(
