@@ -10,7 +10,7 @@ from typing import Final
 
 from django.conf import settings
 
-from integrations.controller import GAIN, Target
+from integrations.controller import Target
 
 # Live calls take so many times what they take alone: queued work is in their way.
 SLOWER: Final = 1.07
@@ -29,8 +29,8 @@ class Share:
     """Queued work's part of one endpoint, in one process."""
 
     def __init__(self) -> None:
-        # More calls that bring nothing would only stand in the way: a tie is no reason to grow.
-        self.target = Target(start=settings.BULK_CALLS_IN_FLIGHT, tie=GAIN)
+        # More calls that bring nothing would only stand in the way.
+        self.target = Target(start=settings.BULK_CALLS_IN_FLIGHT, fewest=True)
         self._calls: float | None = None  # None: there are no live calls to yield to
         self._too_many = 0.0
         self._portion = 1.0
