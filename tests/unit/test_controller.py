@@ -110,6 +110,34 @@ def test_live_calls_that_are_slowed_down_make_its_calls_fewer_and_then_smaller(s
     assert seen[-1] == (1, LEAST_PORTION)
 
 
+def test_live_calls_that_take_many_times_as_long_have_nearly_all_room_within_three_seconds(share: Share) -> None:
+    for _ in range(12):
+        share.see(20.0)
+    assert share.calls == 1
+    assert share.portion < 1
+
+
+def test_when_live_calls_come_again_it_begins_with_what_they_bore(share: Share) -> None:
+    for _ in range(100):
+        share.see(2.0)
+    share.see(None)
+    assert share.calls >= 12
+    share.see(1.0)
+    assert (share.calls, share.portion) == (1, LEAST_PORTION)
+
+
+def test_one_hiccup_of_the_server_is_made_up_for_within_ten_seconds(share: Share) -> None:
+    for _ in range(40):
+        share.see(1.3 if share.calls > 7 else 1.0)
+    before = share.calls
+    for _ in range(3):
+        share.see(20.0)
+    assert share.calls < before
+    for _ in range(40):
+        share.see(1.3 if share.calls > 7 else 1.0)
+    assert share.calls >= 5
+
+
 def test_it_grows_again_as_far_as_live_calls_bear_it(share: Share) -> None:
     for _ in range(400):
         share.see(1.3 if share.calls > 7 else 1.0)
