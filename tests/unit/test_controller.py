@@ -1,6 +1,6 @@
 """How many calls in flight: the target climbs to where the most texts come back; queued work yields to live calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from statistics import mean
 
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from integrations.controller import START, Target
+from integrations.pressure import LiveTimes
 from integrations.yielding import LEAST_PORTION, Share
 
 
@@ -157,3 +158,29 @@ def test_who_is_told_nothing_takes_a_fixed_share(share: Share) -> None:
     assert share.calls == 2
     share.see(None)
     assert share.calls >= 12
+
+
+# --- what live calls take, as a multiple of what they take alone ---
+
+
+def live_times(*phases: Sequence[float]) -> LiveTimes:
+    """Live calls that take so long, one after another, five of them a tick."""
+    live = LiveTimes()
+    for number, seconds in enumerate(seconds for phase in phases for seconds in phase):
+        live.end(seconds, number / 20)
+        if number % 5 == 4:
+            live.tick()
+    return live
+
+
+def scattered(around: float, seed: int, count: int = 200) -> list[float]:
+    load = Random(seed)
+    return [around * load.lognormvariate(0, 0.2) for _ in range(count)]
+
+
+@given(st.integers(0, 10**6), st.floats(0.2, 1.0))
+def test_a_long_call_among_twenty_is_not_hidden_by_the_scatter_that_it_brings(seed: int, long: float) -> None:
+    live = live_times(scattered(0.01, seed))
+    for number in range(100):
+        live.end(long if number % 20 == 0 else 0.015, 20 + number / 20)
+        assert live.slowness > 1.07
