@@ -45,19 +45,20 @@ def test_a_server_that_takes_any_number_of_calls_gets_many_where_few_are_wanted(
     assert run(Target(start=4, fewest=True), lambda calls: calls / 0.085).calls > 100
 
 
-@given(st.integers(0, 10**6))
-def test_where_few_are_wanted_a_machine_that_others_use_does_not_drive_the_target_up(seed: int) -> None:
-    """Two minutes at a server with eight places whose speed differs every two seconds, by a third and more."""
-    load, target, now, speed, seen = Random(seed), Target(start=4, fewest=True), 0.0, 1.0, list[int]()
-    target.within(1, 64)
-    while now < 120:
-        if int(now / 2) != int((now - 0.01) / 2):
-            speed = load.lognormvariate(0, 0.4)
-        in_flight = target.calls
-        now += 1 / (min(in_flight, 8) / 0.05 * speed)
-        target.ended(100, now, in_flight=in_flight, waiting=True)
-        seen.append(in_flight)
-    assert 7 <= mean(seen[len(seen) // 6 :]) <= 12
+def test_where_few_are_wanted_a_machine_that_others_use_does_not_drive_the_target_up() -> None:
+    """Two minutes at a slow server that works one call off at a time, on machines whose speed swings by a third."""
+
+    def calls(seed: int) -> float:
+        load, target, now, changes, speed, seen = Random(seed), Target(start=4, fewest=True), 0.0, 0.0, 1.0, list[int]()
+        while now < 120:
+            if now >= changes:
+                speed, changes = load.lognormvariate(0, 0.4), now + 2
+            now += 1 / (2.5 * speed)
+            target.ended(100, now, in_flight=target.calls, waiting=True)
+            seen.append(target.calls)
+        return mean(seen)
+
+    assert mean(calls(seed) for seed in range(40)) < 5
 
 
 def test_the_target_stays_between_its_bounds() -> None:
