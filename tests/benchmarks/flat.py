@@ -29,7 +29,7 @@ from tests.made_batches import a_submission  # isort: skip
 
 from batches import claiming, queues, releasing, rescue, submission, turns  # isort: skip
 from batches.models import BatchJob  # isort: skip
-from integrations import recorder, snapshot  # isort: skip
+from integrations import pruning, recorder, snapshot  # isort: skip
 
 API = "/api/v1/external"
 # load_sample_data makes so many calls itself; the others are copied.
@@ -167,7 +167,10 @@ def _ask(databases: Mapping[str, str], options: argparse.Namespace) -> dict[str,
                 ms = rig.timed(ask) * 1000
                 if round_:  # a process's first page is no page's
                     taken[name][which].append(ms)
-    rows = {}
+    _use(databases["full"])
+    # Each deletes a slice of what is over its retention, in a transaction of its own.
+    pruned = statistics.median(rig.timed(lambda: pruning.prune(seconds=0)) * 1000 for _ in range(options.rounds))
+    rows: dict[str, object] = {"scheduler: prune, a slice of the full one": {"full_ms": pruned}}
     for name, found in taken.items():
         medians = {which: statistics.median(ms) for which, ms in found.items()}
         rows[name] = {f"{which}_ms": ms for which, ms in medians.items()} | {
