@@ -22,7 +22,13 @@ from hypothesis import settings as hypothesis_settings
 
 from citadel.quickstart import embedded
 
-pytest_plugins = ("tests.fixtures_console", "tests.fixtures_records", "tests.processes", "tests.operators")
+pytest_plugins = (
+    "tests.fixtures_console",
+    "tests.fixtures_records",
+    "tests.processes",
+    "tests.operators",
+    "tests.fixtures_files",
+)
 
 # No test judges speed: in a fresh clone on a busy machine the first text alone takes seconds to draw.
 hypothesis_settings.register_profile("citadel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
