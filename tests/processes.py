@@ -102,7 +102,7 @@ class Stack:
         """Stop what still runs."""
         running = [process for process in self._processes if process.running]
         for process in running:
-            process.signal(signal.SIGCONT)
+            process.go_on()
             process.signal(signal.SIGTERM)
         for process in running:
             try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,13 @@ class Process:
     def signal(self, number: int) -> None:
         """Send it a signal."""
         self._popen.send_signal(number)
+
+    def go_on(self) -> None:
+        """End a SIGSTOP, of what it has started too: granian waits for a worker that stands still."""
+        if self.running and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+            os.killpg(self.pid, signal.SIGCONT)
+            # A signal right behind it would come to a thread other than the main one, which then sleeps on.
+            time.sleep(0.1)
 
     def kill(self) -> None:
         """End it as the kernel would, with what it has started: nobody gets a word in."""

@@ -1,20 +1,40 @@
-"""What is killed here leaves nobody behind: granian's workers would go on without their parent."""
+"""What is killed here leaves nobody behind, what stands still goes on: else granian's workers outlive their parent."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.running import Process, wait_until
 
 
-def test_a_process_that_is_killed_takes_with_it_what_it_has_started(tmp_path: Path) -> None:
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[tuple[Process, psutil.Process]]:
+    """A process and one that it has started."""
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
     parent = Process("parent", command, env={"PATH": os.defpath}, log=tmp_path / "log", folder=tmp_path)
     wait_until(lambda: parent.tail().endswith("\n"), 10)
-    child = psutil.Process(int(parent.tail()))
+    yield parent, psutil.Process(int(parent.tail()))
+    parent.kill()
+
+
+def test_a_process_that_is_killed_takes_with_it_what_it_has_started(family: tuple[Process, psutil.Process]) -> None:
+    parent, child = family
 
     parent.kill()
 
-    psutil.wait_procs([child], timeout=10)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+
+
+def test_a_process_that_stands_still_goes_on_with_what_it_has_started(family: tuple[Process, psutil.Process]) -> None:
+    parent, child = family
+    for process in (child, psutil.Process(parent.pid)):
+        process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: child.status() == psutil.STATUS_STOPPED, 10)
+
+    parent.go_on()
+
+    wait_until(lambda: child.status() == psutil.STATUS_SLEEPING, 10)
