@@ -38,7 +38,7 @@ PG_URL = os.environ.get("TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:54
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 STARTED = contextlib.ExitStack()
 # The storm lasts a minute and more; the others of these start processes or ask for every page.
-LONGEST = ("test_storm.py", "test_quickstart.py", "tests/acceptance/", "tests/browser/", "tests/access/")
+LONGEST = ("test_storm.py", "tests/acceptance/", "tests/browser/", "tests/access/")
 
 
 def _both_answer() -> bool:
