@@ -116,7 +116,7 @@ class Stack:
             return ready()
 
         try:
-            wait_until(look, 30)
+            wait_until(look, 60)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.tail()}") from None
 
