@@ -39,10 +39,11 @@ def test_a_process_that_is_killed_takes_with_it_what_it_has_started(family: tupl
 
 def test_a_process_that_stands_still_goes_on_with_what_it_has_started(family: tuple[Process, psutil.Process]) -> None:
     parent, child = family
-    for process in (child, psutil.Process(parent.pid)):
+    both = (child, psutil.Process(parent.pid))
+    for process in both:
         process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: child.status() == psutil.STATUS_STOPPED, 10)
+    wait_until(lambda: {process.status() for process in both} == {psutil.STATUS_STOPPED}, 10)
 
     parent.go_on()
 
-    wait_until(lambda: child.status() == psutil.STATUS_SLEEPING, 10)
+    wait_until(lambda: {process.status() for process in both} == {psutil.STATUS_SLEEPING}, 10)
