@@ -1,5 +1,6 @@
 """What the pages of batches and of files' batches have in common."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -56,9 +57,15 @@ class BatchPages(BoundedList):
 
     folder: ClassVar[str]  # of the templates batch.html and live.html
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Refuse pages that lack a part, as abc would: it cannot stand beside the metaclass of Django's admin."""
+        super().__init_subclass__(**options)
+        if not hasattr(cls, "folder") or getattr(cls.shown, "__isabstractmethod__", False):
+            raise TypeError(f"{cls.__name__} needs a folder, and what is shown of one row")
+
+    @abstractmethod
     def shown(self, request: HttpRequest, pk: int) -> dict[str, Any]:
         """Return what the page of one row needs. Raises PermissionDenied, Http404."""
-        raise NotImplementedError
 
     def own_views(self) -> Mapping[str, Callable[..., Any]]:
         """Return the views of one row, by the last part of their address."""

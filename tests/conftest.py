@@ -22,7 +22,13 @@ from hypothesis import settings as hypothesis_settings
 
 from citadel.quickstart import embedded
 
-pytest_plugins = ("tests.fixtures_console", "tests.fixtures_records", "tests.processes", "tests.operators")
+pytest_plugins = (
+    "tests.fixtures_console",
+    "tests.fixtures_records",
+    "tests.processes",
+    "tests.operators",
+    "tests.fixtures_files",
+)
 
 # No test judges speed: in a fresh clone on a busy machine the first text alone takes seconds to draw.
 hypothesis_settings.register_profile("citadel", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,6 +37,8 @@ hypothesis_settings.load_profile("citadel")
 PG_URL = os.environ.get("TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 REDIS_SERVER = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 STARTED = contextlib.ExitStack()
+# The storm lasts a minute and more; the others of these start processes or ask for every page.
+LONGEST = ("test_storm.py", "tests/acceptance/", "tests/browser/", "tests/access/")
 
 
 def _both_answer() -> bool:
@@ -90,6 +98,15 @@ def pytest_configure() -> None:
     settings.STORAGES["client_files"]["OPTIONS"]["location"] = str(settings.OPENAI_FILES_DIR)
     found = environ.Env.db_url_config(PG_URL)
     connections.settings["default"].update({name: found[name] for name in ("HOST", "PORT", "USER", "PASSWORD", "NAME")})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take the files with the longest tests first: what is left for the end is short, and no processor idles then.
+
+    pytest-xdist keeps this order with --no-loadscope-reorder; within each group the order stays the random one.
+    """
+    items.sort(key=lambda item: next((n for n, folder in enumerate(LONGEST) if folder in item.nodeid), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@
             wait_until(lambda: ..., 30)
 
 The `stack` fixture points this process's ORM at that database and empties this run's Redis database; at the end it
-stops what was started (by SIGTERM, so that coverage is written) and removes every row.
+stops what was started (by SIGTERM, so that coverage is written) and removes every row. `shared_stack` does it once for
+all tests of a file: a process takes seconds to start.
 """
 
 import contextlib
@@ -101,7 +102,7 @@ class Stack:
         """Stop what still runs."""
         running = [process for process in self._processes if process.running]
         for process in running:
-            process.signal(signal.SIGCONT)
+            process.go_on()
             process.signal(signal.SIGTERM)
         for process in running:
             try:
@@ -115,7 +116,7 @@ class Stack:
             return ready()
 
         try:
-            wait_until(look, 30)
+            wait_until(look, 60)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{process.tail()}") from None
 
@@ -159,9 +160,25 @@ def stack_database() -> Iterator[str]:
 @pytest.fixture
 def stack(stack_database: str, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Stack]:
     """A stack with nothing running; this process's ORM and Redis settings mean the stack's databases."""
-    built = Stack(database_url=_url(stack_database), redis_url=settings.REDIS_URL, folder=tmp_path)
+    with django_db_blocker.unblock(), _on_the_tests_servers(stack_database, tmp_path) as built:
+        yield built
+
+
+@pytest.fixture(scope="module")
+def shared_stack(
+    stack_database: str, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """The same for all tests of a file: what one has started or stored is there for the next."""
+    folder = tmp_path_factory.mktemp("stack")
+    with django_db_blocker.unblock(), _on_the_tests_servers(stack_database, folder) as built:
+        yield built
+
+
+@contextlib.contextmanager
+def _on_the_tests_servers(database: str, folder: Path) -> Iterator[Stack]:
+    built = Stack(database_url=_url(database), redis_url=settings.REDIS_URL, folder=folder)
     built.redis.flushdb()
-    with django_db_blocker.unblock(), _connected_to(stack_database):
+    with _connected_to(database):
         try:
             yield built
         finally:

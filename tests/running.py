@@ -1,5 +1,7 @@
 """A process that a test starts, and waiting for what it does: without Django, for tests that have no configuration."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import requests
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,14 +26,16 @@ WEB = (sys.executable, "-m", "granian", "citadel.asgi:application", "--interface
 
 
 class Process:
-    """One running process of Citadel; what it writes is in `log`."""
+    """One running process of Citadel, in a process group of its own; what it writes is in `log`."""
 
     def __init__(
         self, name: str, command: list[str], *, env: Mapping[str, str], log: Path, folder: Path = ROOT
     ) -> None:
         self.name, self.log = name, log
         with log.open("wb") as output:
-            self._popen = subprocess.Popen(command, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+            self._popen = subprocess.Popen(
+                command, env=env, cwd=folder, stdout=output, stderr=subprocess.STDOUT, process_group=0
+            )
         self.pid = self._popen.pid
 
     @property
@@ -42,9 +47,17 @@ class Process:
         """Send it a signal."""
         self._popen.send_signal(number)
 
+    def go_on(self) -> None:
+        """End a SIGSTOP, of what it has started too: granian waits for a worker that stands still."""
+        if self.running and psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+            os.killpg(self.pid, signal.SIGCONT)
+            # A signal right behind it would come to a thread other than the main one, which then sleeps on.
+            time.sleep(0.1)
+
     def kill(self) -> None:
-        """End it as the kernel would: it gets no word in."""
-        self._popen.kill()
+        """End it as the kernel would, with what it has started: nobody gets a word in."""
+        if self.running:  # not waited for yet, so that the number is its group's and no other's
+            os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
 
     def stop(self, *, within: float = 10.0) -> float:

@@ -86,4 +86,10 @@ TEI = Speech(
     healthy=lambda _: b"",
 )
 
+# nginx's own page, which stands before many a model server: 1 MiB is all that it lets through unasked.
+TOO_LARGE = (
+    b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+    b"<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+
 SPEECH = {"ollama": OLLAMA, "openai": OPENAI, "tei": TEI}

@@ -34,7 +34,7 @@ import trustme
 
 from tests.upstream_commands import Commands
 from tests.upstream_failures import FAILURES, RIGHT, Exchange, Recorded, read_request
-from tests.upstream_speech import SPEECH, Speech
+from tests.upstream_speech import SPEECH, TOO_LARGE, Speech
 
 
 def vector_of(text: str, dimensions: int, weights: str = "") -> npt.NDArray[np.float32]:
@@ -61,7 +61,8 @@ class Upstream(Commands):
     calls, answered: embedding calls that arrived, and those answered with 200; `texts` counts each text of the calls
     that arrived, `embedded` of those answered; `health_calls`; `connections` counts TCP connections, `peak` is the
     most embedding calls that were here at once; `requests` keeps the last 1,000 requests. `delay` (seconds, before
-    each answer), `max_batch`, and what makes it another model, `weights` and `dimensions`, may be set at any time.
+    each answer), `max_batch`, `max_body` (bytes; a longer one is answered with 413, as by nginx), and what makes it
+    another model, `weights` and `dimensions`, may be set at any time.
 
     Failures are used in the order they were given, each for its `times`; one without `times` stays until clear() or
     the next one without `times`. They meet embedding calls, or, with on="health", the health checks.
@@ -82,6 +83,7 @@ class Upstream(Commands):
         super().__init__()
         self.protocol, self.dimensions, self.model = protocol, dimensions, model
         self.max_batch, self.delay, self.auth, self.weights = max_batch, delay, auth, ""
+        self.max_body: int | None = None
         self.requests: deque[Recorded] = deque(maxlen=1000)
         self.in_flight = 0
         self.reset_counters()
@@ -221,6 +223,8 @@ class Upstream(Commands):
         if failure:
             self._count_answered(exchange.texts if failure.kind in RIGHT else [])
             await FAILURES[failure.kind](self, exchange, **failure.options)
+        elif self.max_body is not None and len(exchange.request.body) > self.max_body:
+            await exchange.send(413, TOO_LARGE, kind="text/html")
         elif self.crashing.intersection(exchange.texts):
             await exchange.send(500, self._speech.error("the model crashed", 500))
         elif self.max_batch is not None and count > self.max_batch:
@@ -254,7 +258,7 @@ class Upstream(Commands):
         for name in ("clear", "reset_counters"):
             if command.pop(name, False):
                 getattr(self, name)()
-        for name in ("delay", "max_batch", "weights", "dimensions"):
+        for name in ("delay", "max_batch", "max_body", "weights", "dimensions"):
             if name in command:
                 setattr(self, name, command.pop(name))
         for name in ("poison", "crash_on"):

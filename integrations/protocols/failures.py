@@ -58,6 +58,8 @@ def _refusal(status: int, message: str) -> CitadelError:
         return UpstreamFailed(reason(status))
     if _TOO_LONG.search(message):
         return TextRejected("The model server refuses a text that is too long for the model's context.")
+    if status == 413:
+        return TextRejected("The model server takes no request of this size (HTTP 413).")
     return TextRejected(f"The model server refuses a text (HTTP {status}).")
 
 

@@ -117,7 +117,7 @@ def _view(stack: Stack) -> str:
     return url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upstreams() -> Iterator[dict[str, Upstream]]:
     with Upstream() as good, Upstream() as broken, Upstream() as nonsense, Upstream() as silent:
         good.poison("poison")
@@ -127,8 +127,9 @@ def upstreams() -> Iterator[dict[str, Upstream]]:
         yield {"good": good, "broken": broken, "nonsense": nonsense, "silent": silent}
 
 
-@pytest.fixture(params=[_door, _view], ids=["the door", "EmbedView"])
-def way(request: pytest.FixtureRequest, stack: Stack, upstreams: dict[str, Upstream]) -> Way:
+@pytest.fixture(scope="module")
+def keys(shared_stack: Stack, upstreams: dict[str, Upstream]) -> dict[str, str]:
+    """The keys, by their names here; the models are there as well."""
     serve("live", "real_time", upstreams["good"])
     serve("mixed", "hybrid", upstreams["good"])
     serve("bulk", "bulk_only", upstreams["good"])
@@ -139,15 +140,27 @@ def way(request: pytest.FixtureRequest, stack: Stack, upstreams: dict[str, Upstr
         serve(f"mixed-{name}", "hybrid", upstreams[name], deadline=1.0, attempt_timeout=0.9, breaker_threshold=1000)
     operations.drain_model("drained", actor="tests", reason="new disk")
     ModelConfig.objects.filter(slug="disabled").update(enabled=False)
-    keys = {
+    made = {
         "all": operations.create_key("team-a", ["embed", "batch", "read", "operate"], actor="tests"),
         "read": operations.create_key("team-b", ["read"], actor="tests"),
         "embed": operations.create_key("team-c", ["embed"], actor="tests"),
         "wrong": "ck_nobody",
     }
     snapshot.bump()
+    return made
+
+
+@pytest.fixture(scope="module", params=[_door, _view], ids=["the door", "EmbedView"])
+def running(request: pytest.FixtureRequest, shared_stack: Stack, keys: dict[str, str]) -> Way:
     start: Callable[[Stack], str] = request.param
-    return Way(url=start(stack), keys=keys)
+    return Way(url=start(shared_stack), keys=keys)
+
+
+@pytest.fixture
+def way(running: Way) -> Way:
+    """A way in to an empty queue."""
+    BatchJob.objects.all().delete()
+    return running
 
 
 def test_what_is_wrong_is_told_with_its_field_and_nothing_is_stored(way: Way) -> None:

@@ -30,6 +30,14 @@ def upstream(stack: Stack) -> Iterator[Upstream]:
 
 
 @pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C reaches what is started: a shell without a terminal has its background processes ignore it, and theirs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def env(stack: Stack, upstream: Upstream) -> dict[str, str]:
     """All that the command needs: no settings, no database."""
     key = a_key("batch")
@@ -66,6 +74,7 @@ def a_table(path: Path, texts: list[str]) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_files_become_vectors_in_their_order_also_when_the_command_is_stopped_in_the_middle(
     env: dict[str, str], upstream: Upstream, tmp_path: Path, stack: Stack
 ) -> None:

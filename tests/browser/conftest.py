@@ -1,12 +1,14 @@
 """A real browser before real processes. Debian's chromium; .ci/run installs it where it is missing."""
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group, User
 from django.db import connection
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -30,6 +32,12 @@ PATIENCE_MS = 30_000
 expect.set_options(timeout=20_000)  # a busy machine is slow, and what is waited for comes by itself
 
 PASSWORD = "correct horse battery"
+
+
+@functools.cache
+def hashed() -> str:
+    """PASSWORD as it is stored; hashing it takes half a second."""
+    return make_password(PASSWORD)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +92,8 @@ class Operator:
 def users(stack: Stack) -> Iterator[None]:
     """ada may do everything, vic may only look."""
     stack.common[UNSAFE] = ""  # for this process alone
-    User.objects.create_superuser("ada", password=PASSWORD)
-    vic = User.objects.create_user("vic", password=PASSWORD, is_staff=True)
+    User.objects.create(username="ada", password=hashed(), is_staff=True, is_superuser=True)
+    vic = User.objects.create(username="vic", password=hashed(), is_staff=True)
     vic.groups.add(Group.objects.get(name="viewer"))
     yield
     with connection.cursor() as cursor:

@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from batches import admin_batches, admin_filters, clock, lifecycle, queues, waiting
+from batches.admin_pages import BatchPages
 from batches.models import BatchJob, WorkerHeartbeat
 from integrations import operations
 from integrations.models import AuditEntry
@@ -228,3 +229,11 @@ def test_every_template_of_django_rq_is_framed() -> None:
     assert names
     for name in names:
         assert "rq_way" in loader.get_template(f"django_rq/{name}").template.source, name
+
+
+def test_pages_that_lack_a_part_cannot_even_be_defined() -> None:
+    parts = {"folder": "admin/batches/batchjob", "shown": lambda page, request, pk: {}}
+    for name in parts:
+        with pytest.raises(TypeError, match="Lacking needs a folder, and what is shown"):
+            type("Lacking", (BatchPages,), {other: part for other, part in parts.items() if other != name})
+    assert issubclass(type("Whole", (BatchPages,), parts), BatchPages)

@@ -106,6 +106,28 @@ def test_of_500_texts_only_the_one_that_the_server_refuses_fails(engine: Engine,
     assert upstream.calls < 5 + 2 * 7 + 1
 
 
+def test_a_call_that_is_too_large_for_the_server_is_divided_until_only_what_is_too_large_by_itself_fails(
+    engine: Engine, upstream: Upstream
+) -> None:
+    upstream.max_body = 2_000
+    serve_model(upstream)
+    fine = [f"text {n} " + "x" * 400 for n in range(20)]
+    batch_id = submit(fine)
+    job = work_to_the_end(engine, batch_id)
+    assert (job.state, job.completed, job.failed) == ("completed", 20, 0)
+    assert set(outcomes(batch_id, upstream).values()) == {"right"}
+    assert chunk_of(batch_id).attempts == 0
+    assert upstream.calls > upstream.answered > 1
+
+    huge = "y" * 3_000
+    batch_id = submit([*fine, huge])
+    job = work_to_the_end(engine, batch_id)
+    assert (job.state, job.completed, job.failed) == ("completed", 20, 1)
+    assert outcomes(batch_id, upstream) == {t: "text_rejected" if t == huge else "right" for t in [*fine, huge]}
+    assert chunk_of(batch_id).errors["20"]["detail"] == "The model server takes no request of this size (HTTP 413)."
+    assert upstream.embedded[huge] == 0
+
+
 def test_a_text_that_crashes_the_server_does_not_take_its_neighbours_along(
     engine: Engine, upstream: Upstream, settings: Settings
 ) -> None:

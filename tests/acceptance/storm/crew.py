@@ -5,8 +5,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-import psutil
-
 from tests.processes import Stack
 from tests.running import WEB, Process, free_port
 from tests.servers import Server, Servers
@@ -74,10 +72,8 @@ class Crew:
         member = self.members[role]
         if member.process is None:
             return ""
-        name, family = member.process.name, psutil.Process(member.process.pid).children(recursive=True)
+        name = member.process.name
         member.process.kill()
-        for child in family:
-            child.kill()
         member.process, member.due = None, time.monotonic() + self._rng.uniform(0, 1)
         return name
 
