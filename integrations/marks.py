@@ -20,6 +20,8 @@ SETTLED: Final = timedelta(minutes=2)
 # The longest window, and what may lie between its beginning and its mark.
 KEPT: Final = timedelta(hours=31)
 
+# Widths whose rows add up to the totals.
+_PARTS: Final = (CallStats.Width.MINUTE, CallStats.Width.HOUR, CallStats.Width.DAY)
 _FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
 # One statement, and so of one moment: no minute is taken off that is not in the totals.
@@ -60,9 +62,13 @@ def make_all(now: datetime) -> None:
 
 
 def newest(earliest: datetime, latest: datetime) -> datetime | None:
-    """Return the last moment in this stretch that has a mark. Raises django.db.DatabaseError."""
+    """Return the last moment in this stretch that has a mark. Raises django.db.DatabaseError.
+
+    If nothing is known of before the stretch, since ever is a mark, too, of nothing.
+    """
     rows = CallStats.objects.filter(width=CallStats.Width.BEFORE, bucket__gte=earliest, bucket__lte=latest)
-    return rows.order_by("bucket").values_list("bucket", flat=True).last()
+    mark = rows.order_by("bucket").values_list("bucket", flat=True).last()
+    return mark or (None if CallStats.objects.filter(width__in=_PARTS, bucket__lt=earliest).exists() else EVER)
 
 
 def floor(moment: datetime) -> datetime:

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.flat --calls 10000000 --batches 100000
 
-Three databases on a PostgreSQL of the bench's own: one with as many call records and batches, one with those of the
-last day alone, one with none. Each question is asked of all in turns; medians count. The records are made by
-`manage.py load_sample_data`, a million at the most; the others are copies of these, of earlier days.
+Four databases on a PostgreSQL of the bench's own: one with as many call records and batches, one with those of its last
+day alone, one that is a day old and has had few calls, and one with none. Each question is asked of all in turns;
+medians count. The records are made by `manage.py load_sample_data`, a million at the most; the others are copies of
+these, of earlier days.
 """
 
 import argparse
@@ -34,6 +35,8 @@ from integrations import pruning, recorder, snapshot  # isort: skip
 API = "/api/v1/external"
 # load_sample_data makes so many calls itself; the others are copied.
 MADE = 1_000_000
+# Calls of an installation that is a day old: nearly each kind of call has been made once.
+YOUNG = 50_000
 CLAIMED = "to be claimed"
 
 _QUICKLY = {
@@ -93,22 +96,25 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
 
 def _compare(options: argparse.Namespace) -> dict[str, object]:
     full = connections.settings["default"]["NAME"]
-    empty, recent = f"{full}_empty", f"{full}_recent"
+    empty, young, recent = f"{full}_empty", f"{full}_young", f"{full}_recent"
     call_command("sync_models", stdout=io.StringIO(), stderr=io.StringIO())
     User.objects.create(username="benchmark", is_staff=True, is_superuser=True)
     recorder.stop()
     try:
         _copy(full, empty)
+        _copy(full, young)
         took = rig.timed(lambda: fill(options.calls, options.batches, between=lambda: _copy(full, recent)))
+        _use(young)
+        fill(min(YOUNG, options.calls), min(YOUNG // 100, options.batches), days=1)
         _use(recent)
         _forget_history()
         print(f"filled in {took:.0f} s", flush=True)
-        return _ask({"full": full, "recent": recent, "empty": empty}, options)
+        return _ask({"full": full, "recent": recent, "young": young, "empty": empty}, options)
     finally:
         _use(full)
         User.objects.filter(username="benchmark").delete()
         with _administrator() as cursor:
-            for made in (empty, recent):
+            for made in (empty, young, recent):
                 cursor.execute(f'DROP DATABASE IF EXISTS "{made}" WITH (FORCE)')
 
 
@@ -118,10 +124,13 @@ def _copy(database: str, to: str) -> None:
         cursor.execute(f'CREATE DATABASE "{to}" TEMPLATE "{database}"')
 
 
-def fill(calls: int, batches: int, *, between: Callable[[], None]) -> None:
-    """Make so many records. `between` is called when those of the last days are there, and no earlier copies."""
+def fill(calls: int, batches: int, *, days: float = 7.0, between: Callable[[], None] = lambda: None) -> None:
+    """Make so many records.
+
+    days: so many before now have some, but for copies of them. `between` is called before copies are made.
+    """
     made = min(calls, MADE)
-    call_command("load_sample_data", calls=made, batches=batches, stdout=io.StringIO())
+    call_command("load_sample_data", calls=made, batches=batches, days=days, stdout=io.StringIO())
     between()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -170,12 +179,11 @@ def _ask(databases: Mapping[str, str], options: argparse.Namespace) -> dict[str,
     _use(databases["full"])
     # Each deletes a slice of what is over its retention, in a transaction of its own.
     pruned = statistics.median(rig.timed(lambda: pruning.prune(seconds=0)) * 1000 for _ in range(options.rounds))
-    rows: dict[str, object] = {"scheduler: prune, a slice of the full one": {"full_ms": pruned}}
+    rows: dict[str, object] = {"pruned_slice_ms": pruned}
     for name, found in taken.items():
         medians = {which: statistics.median(ms) for which, ms in found.items()}
         rows[name] = {f"{which}_ms": ms for which, ms in medians.items()} | {
-            "to_recent": medians["full"] / medians["recent"],
-            "to_empty": medians["full"] / medians["empty"],
+            f"to_{other}": medians["full"] / medians[other] for other in ("recent", "young", "empty")
         }
     return {"calls": options.calls, "batches": options.batches, **rows}
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -100,6 +101,20 @@ def test_a_long_window_is_read_from_its_mark_and_so_needs_no_minutes_of_its_own(
     marks.make_all(NOW)
     CallStats.objects.filter(width="minute", bucket__gte=NOW - timedelta(hours=20)).delete()
     assert counted(86_400, NOW) == expected(calls, 86_400, NOW)
+
+
+@pytest.mark.django_db
+def test_before_there_is_a_mark_a_long_window_of_a_young_installation_is_its_totals() -> None:
+    calls = [ended(NOW - hours * timedelta(hours=1)) for hours in range(26)]
+    for call in calls:
+        write(call)
+    with CaptureQueriesContext(connection) as queries:
+        assert counted(86_400, NOW) == expected(calls, 86_400, NOW)
+    assert "width = 'total'" in queries[-1]["sql"]
+    rollups.fold(NOW + timedelta(days=3), seconds=60)  # from now on there is something that no minute tells of
+    marks.keep(NOW + timedelta(days=3))
+    write(ended(NOW + timedelta(days=3)))
+    assert counted(86_400, NOW + timedelta(days=3)) == expected([ended(NOW)], 86_400, NOW)
 
 
 @pytest.mark.django_db
