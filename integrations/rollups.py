@@ -106,7 +106,7 @@ _ON_CONFLICT: Final = f"""
              FROM unnest(s.histogram, excluded.histogram) WITH ORDINALITY AS place (a, b, n)),
             '{{}}'
         )
-"""
+"""  # nosec B608 # made of constants
 _UPSERT: Final = f"""
     INSERT INTO integrations_callstats AS s ({COLUMNS})
     SELECT width, bucket, {KEY}, count, texts, retries, failovers, total_ms, histogram::bigint[]
