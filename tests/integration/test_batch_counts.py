@@ -138,8 +138,8 @@ WORK = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 9))
 def test_the_rate_is_that_of_the_last_batches(done: list[tuple[int, int, int]], most: int) -> None:
     BatchJob.objects.all().delete()
     now = clock.now()
-    # No two end at the same moment: which of them is the last is not said.
-    ended = [(began, ended + n / 1024, texts) for n, (began, ended, texts) in enumerate(done)]
+    # No two end at the same moment: which of them is the last is not said. By what PostgreSQL keeps: microseconds.
+    ended = [(began, ended + n / 1000, texts) for n, (began, ended, texts) in enumerate(done)]
     for work in ended:
         did(now, work)
     expected = per_second(sorted(ended, key=lambda work: -work[1])[:most])
