@@ -1,9 +1,9 @@
 """How many batches are in which state, and how fast they go: for the status pages, each figure of a stated window."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db.models import Count, Min, Q, Sum
 
@@ -14,6 +14,17 @@ from batches.models import BatchJob
 # Batches whose times are read for the throughput and the error of the promises: the last ones within the window. Each
 # hundred more would take 0.2 ms of a queue status of 4.
 MEASURED_BATCHES: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Active:
+    """One model's batches that have not ended."""
+
+    queued: int = 0
+    held: int = 0  # of these
+    processing: int = 0
+    waiting_texts: int = 0  # without an outcome yet
+    oldest_queued_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +46,36 @@ def counts_by_model(window: timedelta, *, now: datetime | None = None) -> Mappin
     """Return the counts of each model that has a batch now, or had one that ended within `window` before `now`."""
     now = now or clock.now()
     ends = ended.by_model(now - window, now=now)
-    active = _active()
-    return {
-        model: BatchCounts(**asdict(ends.get(model, Ended())), **active.get(model, {}))
-        for model in sorted({*active, *ends})
-    }
+    active = active_by_model()
+    return {model: _counts(ends.get(model, Ended()), active.get(model, Active())) for model in sorted({*active, *ends})}
+
+
+def active_by_model() -> Mapping[str, Active]:
+    """Return what each model has now, if it has a batch."""
+    queued = Q(state=BatchJob.State.QUEUED)
+    rows = (
+        BatchJob.objects.filter(state__in=BatchJob.ACTIVE)
+        .values_list("model")
+        .annotate(
+            queued=Count("pk", filter=queued),
+            held=Count("pk", filter=queued & Q(released_at__isnull=True)),
+            processing=Count("pk", filter=Q(state=BatchJob.State.PROCESSING)),
+            waiting_texts=Sum(estimates.OUTSTANDING),
+            oldest_queued_at=Min("queued_at", filter=queued),
+        )
+    )
+    names = [found.name for found in fields(Active)]
+    return {model: Active(**dict(zip(names, values, strict=True))) for model, *values in rows}
+
+
+def _counts(ends: Ended, active: Active) -> BatchCounts:
+    return BatchCounts(
+        **asdict(ends),
+        queued=active.queued,
+        processing=active.processing,
+        waiting_texts=active.waiting_texts,
+        oldest_queued_at=active.oldest_queued_at,
+    )
 
 
 def success_rate(counts: Collection[BatchCounts]) -> float | None:
@@ -64,18 +100,3 @@ def texts_per_minute(window: timedelta, *, now: datetime) -> float | None:
 def estimate_error_median(window: timedelta, *, now: datetime) -> float | None:
     """Return by how many seconds the last batches that were completed within `window` missed what was promised."""
     return measured.estimate_error(since=now - window, most=MEASURED_BATCHES)
-
-
-def _active() -> Mapping[str, dict[str, Any]]:
-    queued = Q(state=BatchJob.State.QUEUED)
-    rows = (
-        BatchJob.objects.filter(state__in=BatchJob.ACTIVE)
-        .values("model")
-        .annotate(
-            queued=Count("pk", filter=queued),
-            processing=Count("pk", filter=Q(state=BatchJob.State.PROCESSING)),
-            waiting_texts=Sum(estimates.OUTSTANDING),
-            oldest_queued_at=Min("queued_at", filter=queued),
-        )
-    )
-    return {row["model"]: {name: value for name, value in row.items() if name != "model"} for row in rows}

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from django.db.models import Count, F, Min, Q, Sum
-
+from batches import counts
+from batches.counts import Active
 from batches.models import BatchJob
 from integrations import snapshot
 
@@ -41,37 +41,25 @@ class Line:
 
 def by_model() -> list[Line]:
     """Return the queue of each model that queues, or that still has batches."""
-    found: dict[str, dict[str, Any]] = {row["model"]: row for row in _counts()}
+    found = counts.active_by_model()
     upcoming = _next(found)
     configured = snapshot.current().models
     names = [slug for slug, model in configured.items() if model.queue_assignment]
-    return [_line(name, found.get(name, {}), upcoming[name]) for name in dict.fromkeys([*names, *sorted(found)])]
+    return [_line(name, found.get(name, Active()), upcoming[name]) for name in dict.fromkeys([*names, *sorted(found)])]
 
 
-def _line(name: str, row: dict[str, Any], upcoming: Sequence[BatchJob]) -> Line:
+def _line(name: str, active: Active, upcoming: Sequence[BatchJob]) -> Line:
     model = snapshot.current().models.get(name)
     return Line(
         model=name,
         draining=model is not None and model.draining,
-        held=row.get("held", 0),
-        released=row.get("released", 0),
-        processing=row.get("processing", 0),
-        texts=row.get("texts", 0),
+        held=active.held,
+        released=active.queued - active.held,
+        processing=active.processing,
+        texts=active.waiting_texts,
         limit=model.max_waiting_texts if model else None,
-        oldest=row.get("oldest"),
+        oldest=active.oldest_queued_at,
         next=upcoming,
-    )
-
-
-def _counts() -> Any:
-    queued = Q(state=BatchJob.State.QUEUED)
-    active = BatchJob.objects.filter(state__in=BatchJob.ACTIVE).order_by().values("model")
-    return active.annotate(
-        held=Count("pk", filter=queued & Q(released_at__isnull=True)),
-        released=Count("pk", filter=queued & Q(released_at__isnull=False)),
-        processing=Count("pk", filter=Q(state=BatchJob.State.PROCESSING)),
-        texts=Sum(F("total") - F("completed") - F("failed")),
-        oldest=Min("queued_at", filter=queued),
     )
 
 
