@@ -14,7 +14,7 @@ parts of quarters at both ends of a window, are read batch by batch: so the figu
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection, transaction
@@ -22,6 +22,7 @@ from django.db import connection, transaction
 from batches import locks
 from batches.claiming import UNSYNCED
 from batches.models import BatchJob, EndedSums
+from integrations.rollups import EVER, bucket
 
 # Half of them would double the rows that are read of a day, twice as many the batches at both ends of a window.
 QUARTER: Final = timedelta(minutes=15)
@@ -37,13 +38,11 @@ KEPT: Final = timedelta(days=91)
 
 PATIENCE: Final = timedelta(minutes=1)  # with transactions that this role may not see
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCK: Final = ("ended batches",)
 
 _COLUMNS: Final = "completed, failed, cancelled, expired, completed_texts, failed_texts, timed, took"
 _NAMES: Final = _COLUMNS.split(", ")
-_TOTALS: Final = """sum(completed)::bigint, sum(failed)::bigint, sum(cancelled)::bigint, sum(expired)::bigint,
-    sum(completed_texts)::bigint, sum(failed_texts)::bigint, sum(timed)::bigint, sum(took)"""
+_TOTALS: Final = ", ".join(f"sum({name})" if name == "took" else f"sum({name})::bigint" for name in _NAMES)
 _SUMS: Final = """
     count(*) FILTER (WHERE state = 'completed') AS completed,
     count(*) FILTER (WHERE state = 'failed') AS failed,
@@ -199,9 +198,9 @@ def forget_all() -> None:
 
 
 def _values(**moments: datetime) -> dict[str, Any]:
-    return {"quarter": QUARTER, "epoch": _EPOCH, **moments}
+    return {"quarter": QUARTER, "epoch": EVER, **moments}
 
 
 def quarter(moment: datetime) -> datetime:
     """Return the beginning of the quarter of an hour in which `moment` lies."""
-    return moment - (moment - _EPOCH) % QUARTER
+    return bucket(moment, QUARTER)

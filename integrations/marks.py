@@ -11,7 +11,7 @@ from typing import Final
 from django.db import connection
 
 from integrations.models import CallStats
-from integrations.rollups import COLUMNS, EVER, KEY, summed
+from integrations.rollups import COLUMNS, EVER, KEY, bucket, summed
 
 EVERY: Final = timedelta(minutes=10)
 # A call is written 100 ms after it ended. One that comes later than this (PostgreSQL was away) is missing in the marks
@@ -46,7 +46,7 @@ def keep(now: datetime | None = None) -> None:
     Safe to run twice at once: what two make of one moment are the same rows.
     """
     now = now or datetime.now(UTC)
-    at = floor(now - SETTLED)
+    at = bucket(now - SETTLED, EVERY)
     if not CallStats.objects.filter(width=CallStats.Width.BEFORE, bucket=at).exists():
         _make(at, width="total", base=EVER, until=_FOREVER)
     CallStats.objects.filter(width=CallStats.Width.BEFORE, bucket__lt=now - KEPT).delete()
@@ -54,7 +54,7 @@ def keep(now: datetime | None = None) -> None:
 
 def make_all(now: datetime) -> None:
     """Make all the marks that would be there, had the calls come in their time. Raises django.db.DatabaseError."""
-    at = floor(now - SETTLED)
+    at = bucket(now - SETTLED, EVERY)
     _make(at, width="total", base=EVER, until=_FOREVER)
     while at > now - KEPT:
         at -= EVERY
@@ -69,11 +69,6 @@ def newest(earliest: datetime, latest: datetime) -> datetime | None:
     rows = CallStats.objects.filter(width=CallStats.Width.BEFORE, bucket__gte=earliest, bucket__lte=latest)
     mark = rows.order_by("bucket").values_list("bucket", flat=True).last()
     return mark or (None if CallStats.objects.filter(width__in=_PARTS, bucket__lt=earliest).exists() else EVER)
-
-
-def floor(moment: datetime) -> datetime:
-    """Return the last moment, this one or earlier, for which there may be a mark."""
-    return moment - (moment - EVER) % EVERY
 
 
 def _make(at: datetime, *, width: str, base: datetime, until: datetime) -> None:

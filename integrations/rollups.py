@@ -61,6 +61,11 @@ class Sums:
         self.histogram = histogram.merge(self.histogram, other.histogram)
 
 
+def bucket(moment: datetime, length: timedelta) -> datetime:
+    """Return the beginning of the stretch of this length, counted from EVER on, in which `moment` lies."""
+    return moment - (moment - EVER) % length
+
+
 def collect(calls: Iterable[Call]) -> dict[Key, Sums]:
     """Add up calls and their attempts by the minute in which each call ended."""
     minutes: dict[Key, Sums] = {}
@@ -210,7 +215,7 @@ def _fold(fine: str, coarse: str, *, before: datetime, ends: float) -> tuple[int
     length = timedelta(hours=1) if coarse == "hour" else timedelta(days=1)
     after, moved = EVER, 0
     while (oldest := _oldest(fine, after=after, before=before)) is not None:
-        start = oldest.replace(minute=0) if coarse == "hour" else oldest.replace(hour=0)
+        start = bucket(oldest, length)
         after = start + length
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(_FOLD, {"fine": fine, "coarse": coarse, "start": start, "end": after})

@@ -1,6 +1,6 @@
 """The read side of the rollups: what happened in a window of time, by pattern, model and endpoint.
 
-One query reads a window, whatever the number of models; what is asked for is then added up here. Calls themselves are
+Three queries at most read a window, whatever the number of models; what is asked for is then added up here. Calls are
 never scanned. A window is made of whole minutes and the running one: 5 minutes are between 5 and 6. It is read as the
 sum of these, or, where there is a mark near its beginning, as what the totals have more than that (integrations.marks).
 """

@@ -151,7 +151,7 @@ def test_all_marks_made_at_once_are_those_that_time_would_have_made() -> None:
 @pytest.mark.django_db
 def test_a_call_written_after_its_mark_counts_as_one_that_ended_just_after_it_and_is_never_lost_or_doubled() -> None:
     write(ended(NOW - timedelta(hours=5)))
-    at = marks.floor(NOW - timedelta(hours=1))
+    at = rollups.bucket(NOW - timedelta(hours=1), marks.EVERY)
     marks.keep(at + marks.SETTLED)
     write(ended(at - 3 * MINUTE, endpoint=REPLICA))  # PostgreSQL was away
     for minutes, late, early in ((30, 0, 0), (55, 1, 0), (64, 1, 0), (120, 1, 0), (600, 1, 1)):
